@@ -1,0 +1,19 @@
+//! baton turns a plain layer-2 switch and N ordinary servers into one layer-4 switch, without a dispatcher box.
+//!
+//! A frame's way, in the order of the modules:
+//!
+//! ```text
+//! port (rx burst) → frame (views) → classify → table (batched lookup) → decide → verdict → port (tx burst | host)
+//!                                                       ▲ role (one atomic per VIP)   │ inbox / outbox (bounded, lock-free)
+//!                                   control thread: membership → election → actions ◄───┘
+//! ```
+
+pub mod config;
+pub mod control;
+pub mod frame;
+pub mod host;
+pub mod port;
+pub mod shared;
+pub mod sync;
+pub mod table;
+pub mod time;

@@ -1,0 +1,1 @@
+//! Ports on DPDK's queues, set up through capsule.

@@ -1,0 +1,107 @@
+//! What workers and the control thread share: the roles, one atomic per VIP, and two bounded lock-free queues.
+//!
+//! The control thread stores, the workers load; nobody waits for the other.
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::sync::{AtomicU32, Ordering};
+use crate::table::{Tuple, VipIndex};
+
+/// What this member does for a VIP, as the workers see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    /// Whether new connections are accepted.
+    pub active: bool,
+    /// 0 for the primary; meaningless unless active.
+    pub rank: u8,
+    /// Whether the host's refusal (a RST that answers a SYN) may leave: no other member may be about to accept.
+    pub may_refuse: bool,
+}
+
+impl Role {
+    /// Whether this member is the one that answers what just one member may answer.
+    pub const fn primary(self) -> bool {
+        self.active && self.rank == 0
+    }
+}
+
+/// A VIP's [`Role`] in one atomic word. Bit 0: active. Bit 1: may refuse. Bits 8 to 15: rank.
+#[derive(Debug, Default)]
+pub struct RoleCell(AtomicU32);
+
+impl RoleCell {
+    /// Replaces the role. Called by the control thread alone.
+    pub fn store(&self, role: Role) {
+        let word = u32::from(role.active) | u32::from(role.may_refuse) << 1 | u32::from(role.rank) << 8;
+        // Release: a worker that sees the role also sees what the control thread did before (replayed SYNs, …).
+        self.0.store(word, Ordering::Release);
+    }
+
+    /// The role now.
+    pub fn load(&self) -> Role {
+        // Acquire: pairs with the Release above.
+        let word = self.0.load(Ordering::Acquire);
+        Role { active: word & 1 != 0, may_refuse: word & 2 != 0, rank: (word >> 8) as u8 }
+    }
+}
+
+/// The most bytes of a heartbeat frame, Ethernet header included.
+pub const HEARTBEAT_MAX: usize = 1514;
+
+/// A heartbeat frame, by value, as the queues carry it.
+#[derive(Clone)]
+pub struct HeartbeatFrame {
+    len: u16,
+    bytes: [u8; HEARTBEAT_MAX],
+}
+
+impl HeartbeatFrame {
+    /// A copy of `frame`, or `None` if it is longer than [`HEARTBEAT_MAX`].
+    pub fn new(frame: &[u8]) -> Option<HeartbeatFrame> {
+        let mut bytes = [0; HEARTBEAT_MAX];
+        bytes.get_mut(..frame.len())?.copy_from_slice(frame);
+        Some(HeartbeatFrame { len: frame.len() as u16, bytes })
+    }
+
+    /// The frame, Ethernet header included.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// What a worker asks of the control thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Another member owns this tuple now: the kernel's socket for it, if any, is to be destroyed without a word to
+    /// the client.
+    EndSocket(Tuple),
+}
+
+/// The queues and flags between workers and the control thread.
+pub struct Shared {
+    /// Roles by [`VipIndex`].
+    pub roles: Box<[RoleCell]>,
+    /// Heartbeats received, workers to control. Full: the newest is dropped and counted.
+    pub inbox: ArrayQueue<HeartbeatFrame>,
+    /// Heartbeats to send, control to workers.
+    pub outbox: ArrayQueue<HeartbeatFrame>,
+    /// Requests, workers to control. Full: the request is dropped and counted.
+    pub notices: ArrayQueue<Notice>,
+}
+
+impl Shared {
+    /// For `vips` virtual IPs, all passive.
+    pub fn new(vips: usize) -> Shared {
+        Shared {
+            roles: (0..vips).map(|_| RoleCell::default()).collect(),
+            inbox: ArrayQueue::new(1024),
+            outbox: ArrayQueue::new(64),
+            notices: ArrayQueue::new(4096),
+        }
+    }
+
+    /// This member's role for a VIP.
+    pub fn role(&self, vip: VipIndex) -> Role {
+        self.roles[usize::from(vip)].load()
+    }
+}
