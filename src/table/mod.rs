@@ -6,6 +6,7 @@
 
 mod entry;
 mod established;
+mod fragments;
 mod handshakes;
 mod hash;
 mod memory;
@@ -14,6 +15,7 @@ pub mod tuple;
 
 pub use entry::{Entry, State, TICK};
 pub use established::{Cursor, Established, Full};
+pub use fragments::Fragments;
 pub use handshakes::{Handshakes, RECORDS_PER_TUPLE};
 pub use hash::{Hash, Hasher};
 pub use memory::TableError;
