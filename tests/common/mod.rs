@@ -1,6 +1,7 @@
 //! A member on in-memory ports with a virtual clock: frames in, frames and counters out.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 
