@@ -325,7 +325,7 @@ fn a_port_that_is_not_served_is_refused_by_the_primary_alone() {
 fn a_full_table_refuses_the_newcomer_and_counts_it() {
     let mut lab = Lab::new(ACTIVE);
     let mut filled = 0u32;
-    while !(lab.member.established.len() >= 1024) {
+    while lab.member.established.len() < 1024 {
         let tuple = Tuple { client: (0x0b00_0000 + filled).into(), ..TUPLE };
         let hash = lab.member.established.hash(&tuple);
         lab.member.established.insert(&tuple, hash, baton::table::State::Live, lab.now).unwrap();
