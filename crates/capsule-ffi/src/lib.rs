@@ -14,7 +14,13 @@ pub use bindings::*;
 
 mod bindings {
     #![allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals)]
-    #![allow(unsafe_op_in_unsafe_fn, unnecessary_transmutes, dead_code, clippy::all, clippy::undocumented_unsafe_blocks)]
+    #![allow(
+        unsafe_op_in_unsafe_fn,
+        unnecessary_transmutes,
+        dead_code,
+        clippy::all,
+        clippy::undocumented_unsafe_blocks
+    )]
 
     use super::{rte_eth_rx_mq_mode, rte_mbuf};
 

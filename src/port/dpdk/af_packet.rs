@@ -70,8 +70,10 @@ impl Promiscuous {
 /// and the driver cannot tell them apart. Called once the driver has opened its sockets.
 pub(super) fn ignore_outgoing(interface: &str) -> Result<(), Error> {
     let index = index(interface)?;
-    let failed =
-        |reason: std::io::Error| Error::Interface { name: interface.to_owned(), reason: format!("filtering: {reason}") };
+    let failed = |reason: std::io::Error| Error::Interface {
+        name: interface.to_owned(),
+        reason: format!("filtering: {reason}"),
+    };
     // BPF: drop if the packet type, an ancillary load, is PACKET_OUTGOING; else take all of it.
     const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
     let mut code = [
