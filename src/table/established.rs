@@ -235,6 +235,24 @@ impl Established {
         end == all
     }
 
+    /// The sum of all counts of entries that passed over a bucket.
+    #[cfg(test)]
+    pub(super) fn passed(&self) -> usize {
+        let counts = self.buckets.iter().flat_map(|bucket| bucket.passed.load(Ordering::Relaxed).to_le_bytes());
+        counts.map(usize::from).sum()
+    }
+
+    /// How many cache lines `find` reads.
+    #[cfg(test)]
+    pub(super) fn lines(&self, tuple: &Tuple) -> usize {
+        let hash = self.hash(tuple);
+        let end = self.find(tuple, hash).map(|entry| entry.slot as usize / SLOTS);
+        let way = std::iter::successors(Some(self.home(hash)), |index| {
+            (Some(*index) != end && self.buckets[*index].is_passed(hash)).then(|| self.after(*index))
+        });
+        way.count()
+    }
+
     /// The bucket where a look-up starts.
     #[inline]
     fn home(&self, hash: Hash) -> usize {
