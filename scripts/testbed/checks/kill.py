@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from statistics import median
 
 from ..clients.control import Client, Results
@@ -15,16 +16,16 @@ _ATTEMPT_EVERY_US = 2000
 
 
 def outage(results: Results, killed: int) -> tuple[float, float]:
-    """(the gap without an accepted connection around the kill, the longest any connection then waited), in ms.
+    """(the gap without an accepted connection after the kill, the longest any connection then waited), in ms.
 
-    The gap runs from the last connection accepted before the kill to the first one accepted after it. A connection
-    counts as accepted when its handshake completed, and only if its request was then answered.
+    The gap is the longest stretch between one connection accepted and the next, of those that reach beyond the kill:
+    it begins with the last success before and ends with the first success after. A connection counts as accepted when
+    its handshake completed, and only if its request was then answered.
     """
     accepted = sorted(c.connected for c in results.connections if c.connected and not c.error)
-    before = max(time_ for time_ in accepted if time_ <= killed)
-    after = min(time_ for time_ in accepted if time_ > killed)
+    gaps = [after - before for before, after in pairwise(accepted) if after > killed]
     around = [c for c in results.connections if killed - 10**9 <= c.opened <= killed + 10**9]
-    return (after - before) / 1e6, max(c.longest for c in around) / 1e6
+    return max(gaps, default=0) / 1e6, max((c.longest for c in around), default=0) / 1e6
 
 
 def _kill_once(bed: Testbed, context: Context, number: int) -> tuple[float, float, Results]:
@@ -41,6 +42,8 @@ def _kill_once(bed: Testbed, context: Context, number: int) -> tuple[float, floa
     bed.network.cut(victim.name)
     time.sleep(1.2)
     results = probe.stop()
+    if not any(c.connected > killed and not c.error for c in results.connections):
+        raise RuntimeError("no connection was accepted within 1.2 s after the kill")
     bed.network.mend(victim.name)
     victim.start()
     wait_ready(bed.members)
