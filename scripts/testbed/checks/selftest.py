@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import socket
 import time
+from statistics import median
 
 from ..clients.control import Client
 from ..cluster import CLIENT_ADDRESSES, testbed
 from ..judge import read_story
 from ..member import HEARTBEAT_ETHERTYPE, VIP
-from ..shell import inside
+from ..packets import ACK, SYN
+from ..shell import inside, run
+from ..tools import Flooder, add_distant_host, round_trip_ms
 from . import Check, Context
 
 _FORGED = "02:ba:70:00:00:64"
@@ -62,4 +65,40 @@ def instruments(context: Context) -> None:
     report.equal("the address under test", VIP in {life.client[0] for life in story.all_lives()}, False)
 
 
-CHECKS = [Check("instruments", "the testbed's own instruments work (without baton)", instruments, {}, needs_baton=False)]
+def long_cable(context: Context) -> None:
+    """The long cable takes its time, loses nothing, and handshakes over it take one round trip."""
+    report = context.report
+    with testbed(context.home, without_baton=True) as bed:
+        distant, _ = add_distant_host(bed.network, "c2", 3, each_way="50ms", log=context.home / "cable.log")
+        round_trip = round_trip_ms(distant.namespace, bed.members[1].host.address)
+        client = Client(distant.namespace, [distant.address], context.home / "client.log", opens=400, every_us=4000)
+        results = client.wait(timeout=30)
+    report.expect("median ping (ms)", round_trip, "100 to 104", 100 <= round_trip <= 104)
+    handshakes = [(c.connected - c.opened) / 1e6 for c in results.connections if c.connected]
+    report.at_least("shortest handshake", min(handshakes), 100, "ms")
+    report.at_most("median handshake", median(handshakes), 104, "ms")
+    report.equal("connections that failed", results.errors(), {})
+    report.equal("segments sent again", results.retransmits(), 0)
+
+
+def flood_tool(context: Context) -> None:
+    """The flood's SYNs are good ones: a plain kernel answers them, in the rate it was told and at its highest."""
+    report = context.report
+    with testbed(context.home, without_baton=True, capture_filter=f"tcp and src host {VIP}") as bed:
+        outsider = bed.network.add_host("x1", 1)
+        for member in bed.members:
+            run(["ip", "-n", member.host.namespace, "route", "add", "default", "via", outsider.address])
+        slow = Flooder(outsider, bed.members[0].host.mac, context.home / "slow.log", seconds=2, rate=1000).wait()
+        bed.captures.stop()
+        answered = sum(1 for frame in bed.captures.frames() if (tcp := frame.tcp()) and tcp.flags == SYN | ACK)
+        fast = Flooder(outsider, bed.members[0].host.mac, context.home / "fast.log", seconds=2).wait()
+    report.expect("SYNs sent at 1,000 a second for 2 s", slow.sent, "1,900 to 2,100", 1900 <= slow.sent <= 2100)
+    report.at_least("SYN-ACKs to forged addresses", answered, slow.sent * 0.95)
+    report.at_least("highest rate (SYNs a second)", fast.rate, 20_000)
+
+
+CHECKS = [
+    Check("instruments", "the testbed's own instruments work (without baton)", instruments, {}, needs_baton=False),
+    Check("long-cable", "the long cable gives 100 ms round trips (without baton)", long_cable, {}, needs_baton=False),
+    Check("flood-tool", "the flood is made of good SYNs (without baton)", flood_tool, {}, needs_baton=False),
+]
