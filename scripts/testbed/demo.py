@@ -147,7 +147,9 @@ def demo(home: Path) -> int:
         second = bed.passives()[0]
         handed_over = time.monotonic_ns()
         second.activate()
-        show.say(f"planned handover: `baton activate` on {second.name}; it serves what is new, {first.name} what it has")
+        show.say(
+            f"planned handover: `baton activate` on {second.name}; it serves what is new, {first.name} what it has"
+        )
         show.play(6)
         killed = time.monotonic_ns()
         second.kill()

@@ -1,8 +1,8 @@
 """The service on each member: a real nginx that says who it is.
 
-    GET /who?TOKEN        the member's name and the token, on one line: clients verify both
-    GET /file             the bytes of a large file (see Service.offer)
-    PUT /upload/NAME      stored by nginx under Service.uploads
+GET /who?TOKEN        the member's name and the token, on one line: clients verify both
+GET /file             the bytes of a large file (see Service.offer)
+PUT /upload/NAME      stored by nginx under Service.uploads
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Check:
 def all_checks() -> dict[str, Check]:
     """Every check, in the order they run in."""
     # Imported here, as each of them imports what is above.
-    from . import http, kill, selftest
+    from . import answers, attacks, bulk, configs, dead, flood, handover, http, idle, kill, reuse, selftest, soak, split
 
-    checks = [*selftest.CHECKS, *http.CHECKS, *kill.CHECKS]
-    return {check.name: check for check in checks}
+    modules = (selftest, configs, answers, http, handover, kill, split, bulk, reuse, attacks, dead, idle, flood, soak)
+    return {check.name: check for module in modules for check in module.CHECKS}

@@ -33,9 +33,7 @@ def _kill_once(bed: Testbed, context: Context, number: int) -> tuple[float, floa
     victim = bed.active()
     log = context.home / f"probe-{number}.log"
     # Shorter than the second after which the kernel sends a SYN again: no attempt lives on a retransmission.
-    probe = Client(
-        bed.client.namespace, CLIENT_ADDRESSES, log, every_us=_ATTEMPT_EVERY_US, requests=1, timeout_ms=900
-    )
+    probe = Client(bed.client.namespace, CLIENT_ADDRESSES, log, every_us=_ATTEMPT_EVERY_US, requests=1, timeout_ms=900)
     time.sleep(0.7)
     killed = time.monotonic_ns()
     victim.kill()
@@ -81,6 +79,11 @@ def kill_active_1ms(context: Context) -> None:
 
 
 CHECKS = [
-    Check("kill-active-10ms", "the active killed, its link cut: accepted again within 60 ms", kill_active_10ms, {"kills": "3"}),
+    Check(
+        "kill-active-10ms",
+        "the active killed, its link cut: accepted again within 60 ms",
+        kill_active_10ms,
+        {"kills": "3"},
+    ),
     Check("kill-active-1ms", "the same at 1 ms heartbeats: within 15 ms", kill_active_1ms, {"kills": "3"}),
 ]

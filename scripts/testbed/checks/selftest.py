@@ -41,7 +41,9 @@ def instruments(context: Context) -> None:
         bed.network.block_ethertype(HEARTBEAT_ETHERTYPE, ["s2"])
         _send(bed.members[1].host.namespace, heartbeat)
         time.sleep(0.1)
-        report.equal("copies of a heartbeat dropped by a block (to two members and the client)", bed.network.unblock(), 3)
+        report.equal(
+            "copies of a heartbeat dropped by a block (to two members and the client)", bed.network.unblock(), 3
+        )
         _send(bed.members[1].host.namespace, heartbeat)
         _send(bed.members[2].host.namespace, b"\xff" * 6 + forged + b"\x88\xb6" + bytes(46))
 
