@@ -76,8 +76,8 @@ def _vanish(handle: socket.socket) -> None:
 def _deaf(bed: Testbed, port: int) -> Iterator[None]:
     """Meanwhile the client's kernel does not hear what comes for this port, as a machine without power would not."""
     nft = ["ip", "netns", "exec", bed.client.namespace, "nft"]
-    rule = f"chain in {{ type filter hook prerouting priority -300; tcp dport {port} drop; }}"
-    run([*nft, "-f", "-"], stdin=f"table ip deaf {{ {rule} }}")
+    rule = f"chain in {{ type filter hook prerouting priority -300; tcp dport {port} drop; }};"
+    run([*nft, "-f", "-"], stdin=f"table ip deaf {{ {rule} }}\n")
     try:
         yield
     finally:
