@@ -19,6 +19,8 @@ from .member import VIP, Member, remove_tree
 from .shell import CommandFailed
 
 _BOLD, _DIM, _GREEN, _RED, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
+# A table wider than the window is cut off, not wrapped: wrapped lines would shift what is redrawn.
+_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
 _EVERY_US = 4000
 _LONG_CONNECTIONS = 20
 
@@ -83,7 +85,7 @@ class _Show:
         ]
         if self.drawn:
             sys.stdout.write(f"\x1b[{self.drawn}A")
-        sys.stdout.write("".join(f"\x1b[2K{line}\n" for line in lines))
+        sys.stdout.write(_NO_WRAP + "".join(f"\x1b[2K{line}\n" for line in lines) + _WRAP)
         sys.stdout.flush()
         self.drawn = len(lines)
 
