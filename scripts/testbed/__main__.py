@@ -15,7 +15,7 @@ from .member import REPOSITORY, baton_binary, remove_tree
 from .report import Report, Skipped, run_check
 from .topology import sweep
 
-_TOOLS = ["ip", "bridge", "nft", "ethtool", "tcpdump", "nginx", "curl", "sysctl"]
+_TOOLS = ["ip", "bridge", "ss", "nft", "ethtool", "tcpdump", "nginx", "curl", "wrk", "ping", "sysctl"]
 
 
 def _body(check: Check, out: Path, settings: dict[str, str], report: Report) -> None:

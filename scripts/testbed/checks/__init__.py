@@ -39,7 +39,9 @@ class Check:
 def all_checks() -> dict[str, Check]:
     """Every check, in the order they run in."""
     # Imported here, as each of them imports what is above.
-    from . import answers, attacks, bulk, configs, dead, flood, handover, http, idle, kill, reuse, selftest, soak, split
+    from . import answers, attacks, bulk, configs, dead, flood, handover, http, idle, kill, reuse
+    from . import selftest, soak, split, switch
 
-    modules = (selftest, configs, answers, http, handover, kill, split, bulk, reuse, attacks, dead, idle, flood, soak)
+    first = (selftest, configs, answers, http, handover, kill, split, switch)
+    modules = (*first, bulk, reuse, attacks, dead, idle, flood, soak)
     return {check.name: check for module in modules for check in module.CHECKS}
