@@ -108,11 +108,11 @@ def testbed(
         if without_baton:
             plain = built[0].host.namespace
             run(["ip", "-n", plain, "address", "add", f"{VIP}/{SUBNET_PREFIX}", "dev", "eth0"])
-        elif start:
+        # First of all in the clean-up: the daemons leave cleanly while their network is still there.
+        cleanup.callback(_stop_all, built)
+        if start and not without_baton:
             for member in built:
                 member.start()
-            # First of all in the clean-up: the daemons leave cleanly while their network is still there.
-            cleanup.callback(_stop_all, built)
             wait_ready(built)
             wait_until(lambda: len(bed.actives()) == 1, "exactly one active member", timeout=10)
         yield bed
