@@ -8,12 +8,18 @@
 //!                                   control thread: membership → election → actions ◄───┘
 //! ```
 
+pub mod classify;
 pub mod config;
 pub mod control;
+pub mod counters;
+pub mod decide;
 pub mod frame;
 pub mod host;
+pub mod idle;
 pub mod port;
 pub mod shared;
 pub mod sync;
 pub mod table;
 pub mod time;
+pub mod verdict;
+pub mod worker;

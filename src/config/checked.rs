@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::key::Key;
 use crate::frame::Mac;
 
 /// All of it.
@@ -38,16 +39,6 @@ pub struct Cluster {
     pub missed: u32,
     /// EtherType of heartbeats: 0x88B5 unless told.
     pub ethertype: u16,
-}
-
-/// A cluster's key. Its `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Key(pub [u8; 32]);
-
-impl std::fmt::Debug for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Key(…)")
-    }
 }
 
 impl std::fmt::Debug for Cluster {

@@ -1,1 +1,34 @@
 //! The control plane: who is there (membership), who is active (election), and the shell that gives them time.
+//!
+//! The core is [`Control`], a state machine without I/O, clock or randomness: [`Control::step`] takes an [`Event`] and
+//! the time, and says what to do as [`Action`]s. The same code runs under the control thread, in tests with a virtual
+//! clock and in the simulator. Inside, data goes one way:
+//!
+//! ```text
+//! frame → heartbeat (format), auth (tag, replays) → membership (which run of whom to believe, who lives)
+//!       → assignment (the greatest wins) → election (does it need a change, and is that my business) → roles, heartbeats
+//! ```
+//!
+//! `docs/election.md` tells the protocol and its reasons.
+
+pub mod assignment;
+pub mod auth;
+mod clock;
+mod core;
+mod election;
+pub mod heartbeat;
+pub mod member;
+mod membership;
+mod report;
+mod roles;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use self::core::{Action, Control, Event};
+pub use member::{Identity, MemberId, Name};
+pub use report::{CannotActivate, ClusterView, Counters, PeerState, PeerView, Refusal, Report, VipView, Warning};
+pub use settings::{BadName, Settings, VipSettings};
+
+/// The most members of a cluster, this one included.
+pub const MEMBERS_MAX: usize = 16;

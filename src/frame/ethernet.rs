@@ -1,4 +1,4 @@
-//! Ethernet II (IEEE Std 802.3).
+//! Ethernet II (IEEE Std 802.3), without 802.1Q tags: a tagged frame is one of another EtherType.
 
 use std::fmt;
 use std::str::FromStr;
@@ -52,5 +52,73 @@ impl FromStr for Mac {
             return Err(BadMac);
         }
         Ok(Mac(mac))
+    }
+}
+
+/// Bytes of the header: destination, source, EtherType.
+pub const HEADER: usize = 14;
+
+/// EtherType of IPv4 (RFC 894).
+pub const IPV4: u16 = 0x0800;
+/// EtherType of ARP (RFC 826).
+pub const ARP: u16 = 0x0806;
+
+/// The header of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ethernet {
+    /// Destination.
+    pub destination: Mac,
+    /// Source.
+    pub source: Mac,
+    /// What the payload is.
+    pub ethertype: u16,
+}
+
+impl Ethernet {
+    /// The header, or `None` of a frame that is shorter than one.
+    #[inline]
+    pub fn parse(frame: &[u8]) -> Option<Ethernet> {
+        let (header, _) = frame.split_first_chunk::<HEADER>()?;
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
+        Some(Ethernet {
+            destination: Mac([d0, d1, d2, d3, d4, d5]),
+            source: Mac([s0, s1, s2, s3, s4, s5]),
+            ethertype: u16::from_be_bytes([t0, t1]),
+        })
+    }
+}
+
+/// Writes the destination of a frame that [`Ethernet::parse`] took.
+#[inline]
+pub fn set_destination(frame: &mut [u8], mac: Mac) {
+    frame[0..6].copy_from_slice(&mac.0);
+}
+
+/// Writes the source of a frame that [`Ethernet::parse`] took.
+#[inline]
+pub fn set_source(frame: &mut [u8], mac: Mac) {
+    frame[6..12].copy_from_slice(&mac.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mac_is_read_as_it_is_shown() {
+        let mac = Mac([0x02, 0, 0x5e, 0xff, 0x10, 0x0a]);
+        assert_eq!(mac.to_string(), "02:00:5e:ff:10:0a");
+        assert_eq!(mac.to_string().parse(), Ok(mac));
+        for bad in
+            ["", "02:00:5e:ff:10", "02:00:5e:ff:10:0a:00", "2:00:5e:ff:10:0a", "02:00:5e:ff:10:0g", "+2:00:5e:ff:10:0a"]
+        {
+            assert_eq!(bad.parse::<Mac>(), Err(BadMac), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_runt_has_no_header() {
+        assert_eq!(Ethernet::parse(&[0; 13]), None);
+        assert!(Ethernet::parse(&[0; 14]).is_some());
     }
 }

@@ -1,1 +1,223 @@
 //! Ports on DPDK's queues, set up through capsule.
+//!
+//! capsule brings EAL up, makes the buffer pools, configures the two ports with a queue pair for each worker, pins the
+//! worker threads and ends them. What runs on a worker is ours: a [`Turn`], wrapped as a capsule pipeline, that moves
+//! bursts through [`DpdkPort`] without capsule's packet types (docs/capsule.md says what each of the two costs).
+//!
+//! ```text
+//! Runtime::open ─ EAL, pools, ports; nothing moves yet; facts() is known; may be refused with a reason
+//!      │            (the place to set the host side up, build tables, start the control thread)
+//! Runtime::run ── workers poll ── on_signal(Terminate) = Continue ─► roles are handed over through running workers
+//!      │                                                                     │
+//!      │                                              Stopper::stop() ◄──────┘ (from any thread)
+//!      └───────── workers are dropped on their threads, ports closed, EAL cleaned up, Finished
+//! ```
+//!
+//! This module and those below it are the only ones that name capsule.
+#![allow(unsafe_code)] // DPDK is C: every call crosses to it.
+
+mod af_packet;
+mod buffer;
+mod devices;
+mod memory;
+mod queue;
+mod signal;
+mod worker;
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use capsule_ffi as ffi;
+
+use crate::config::checked::Dataplane;
+use crate::frame::Mac;
+
+pub use buffer::MbufBuffer;
+pub use queue::DpdkPort;
+pub use signal::{Signal, Stopper};
+pub use worker::{Turn, WorkerPorts};
+
+/// Why the ports could not be set up or run. The process cannot try again: EAL initialises once.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// EAL can be initialised only once in a process.
+    #[error("DPDK was already set up in this process")]
+    AlreadyUsed,
+    /// A core that does not exist, or that this process may not use.
+    #[error("core {core} is not among the cores that this process may use ({allowed:?})")]
+    Core {
+        /// The core asked for.
+        core: usize,
+        /// Those there are.
+        allowed: Vec<usize>,
+    },
+    /// An EAL argument that capsule would tear apart.
+    #[error("EAL argument {0:?} contains white space: write each argument as an item of its own")]
+    EalArgument(String),
+    /// Huge pages are required, but too few are free.
+    #[error("huge pages are required, {needed_mib} MiB of them, and {free_mib} MiB are free (see vm.nr_hugepages)")]
+    HugePages {
+        /// What the pools take.
+        needed_mib: usize,
+        /// What the kernel has.
+        free_mib: usize,
+    },
+    /// A network interface that cannot be used.
+    #[error("interface {name}: {reason}")]
+    Interface {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// DPDK or capsule refused; DPDK has said more on standard error.
+    #[error("{doing}: {reason}")]
+    Dpdk {
+        /// What was being done.
+        doing: &'static str,
+        /// What DPDK calls the error.
+        reason: String,
+    },
+}
+
+/// What is known once the ports are set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Facts {
+    /// The wire port's own MAC, which the host's TAP has too.
+    pub wire_mac: Mac,
+    /// Whether the buffers lie in huge pages.
+    pub huge_pages: bool,
+    /// Buffers in all pools.
+    pub buffers: usize,
+}
+
+/// What is left after a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finished {
+    /// Buffers that the ports' receive rings held before the workers started.
+    pub buffers_held_before: usize,
+    /// Buffers still out once the workers had ended. More than before: frames under way in a device's rings, or a leak.
+    pub buffers_held_after: usize,
+}
+
+/// DPDK, up and configured. See the module's picture.
+pub struct Runtime {
+    capsule: capsule::Runtime,
+    facts: Facts,
+    workers: Vec<usize>,
+    control_core: usize,
+    ports: devices::Ports,
+    signals: signal::Signals,
+    // Keeps the wire's interface promiscuous for as long as this process lives.
+    _promiscuous: Option<af_packet::Promiscuous>,
+}
+
+impl Runtime {
+    /// Brings DPDK up: EAL, pools, the ports named `wire` and `host`, and a parked thread for each worker.
+    ///
+    /// `node` keeps the members of one machine apart (EAL's `--file-prefix`). The calling thread is pinned to the
+    /// control core, and threads that it starts from now on inherit that. SIGHUP, SIGINT and SIGTERM no longer end the
+    /// process: they wait for [`Runtime::run`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]. After one, the process has to end.
+    pub fn open(setup: &Dataplane, node: &str) -> Result<Runtime, Error> {
+        static USED: AtomicBool = AtomicBool::new(false);
+        memory::check_cores(setup)?;
+        let ports = devices::plan(setup)?;
+        let memory = memory::plan(setup)?;
+        let config = devices::capsule_config(setup, node, &ports, &memory)?;
+        // Relaxed: the flag guards nothing but itself.
+        if USED.swap(true, Ordering::Relaxed) {
+            return Err(Error::AlreadyUsed);
+        }
+        let signals = signal::Signals::catch()?;
+        let promiscuous = ports.wire_interface.as_deref().map(af_packet::Promiscuous::enter).transpose()?;
+        let real_time = signal::RealTimeSignals::hide();
+        let capsule = capsule::Runtime::build(config)
+            .map_err(|reason| Error::Dpdk { doing: "setting DPDK up", reason: format!("{reason:#}") })?;
+        drop(real_time);
+        if let Some(interface) = &ports.wire_interface {
+            af_packet::ignore_outgoing(interface)?;
+        }
+        let wire_mac = queue::mac(queue::port_id(&ports.wire.device)?)?;
+        if ports.host_takes_mac {
+            queue::set_mac(queue::port_id(&ports.host.device)?, wire_mac)?;
+        }
+        let facts = Facts { wire_mac, huge_pages: memory.huge_pages, buffers: memory::pools().map(memory::size).sum() };
+        Ok(Runtime {
+            capsule,
+            facts,
+            workers: setup.workers.clone(),
+            control_core: setup.control_core,
+            ports,
+            signals,
+            _promiscuous: promiscuous,
+        })
+    }
+
+    /// What is known by now.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Ends the run, from any thread.
+    pub fn stopper(&self) -> Stopper {
+        self.signals.stopper()
+    }
+
+    /// Starts the ports and runs one `W` per worker core until a signal or a [`Stopper`] ends it.
+    ///
+    /// `make` is called once on each worker's own thread. `on_signal` is called on the control core, the calling thread;
+    /// `Break` ends the run at once, `Continue` lets it go on: so a first SIGTERM starts the handover of the roles,
+    /// and [`Stopper::stop`] ends the run when that is done. A signal that came since [`Runtime::open`] is reported
+    /// first. Workers end between two turns, are dropped on their threads, and then the ports close.
+    ///
+    /// A panic in a worker aborts the process, whatever the profile says.
+    ///
+    /// # Errors
+    ///
+    /// If a port does not start.
+    pub fn run<W, M, S>(mut self, make: M, on_signal: S) -> Result<Finished, Error>
+    where
+        W: Turn + 'static,
+        M: Fn(WorkerPorts) -> W + Clone + Send + Sync + 'static,
+        S: Fn(Signal) -> ControlFlow<()> + 'static,
+    {
+        let failed = |doing| move |reason: anyhow::Error| Error::Dpdk { doing, reason: format!("{reason:#}") };
+        let wire = queue::port_id(&self.ports.wire.device)?;
+        let host = queue::port_id(&self.ports.host.device)?;
+        for (index, &core) in self.workers.iter().enumerate() {
+            let make = make.clone();
+            let pool = memory::pool_of_core(core)?;
+            self.capsule
+                .add_pipeline_to_core(core, move |_queues| {
+                    worker::Pipeline::new(core, || make(worker::ports(core, index, wire, host, pool)))
+                })
+                .map_err(failed("installing a worker"))?;
+        }
+        self.signals.install(&mut self.capsule, self.control_core, on_signal).map_err(failed("installing signals"))?;
+        let buffers_held_before = memory::held();
+        self.capsule.execute().map_err(failed("running the ports"))?;
+        Ok(Finished { buffers_held_before, buffers_held_after: memory::held() })
+    }
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("facts", &self.facts).field("workers", &self.workers).finish_non_exhaustive()
+    }
+}
+
+/// What DPDK calls an error, from a negative result or, where that is -1, from `rte_errno`.
+fn dpdk_error(doing: &'static str, result: i32) -> Error {
+    // SAFETY: reads a thread-local variable.
+    let number = if result == -1 { unsafe { ffi::_rte_errno() } } else { -result };
+    // SAFETY: DPDK returns a C string, static or in thread-local memory, for any number.
+    let text = unsafe { std::ffi::CStr::from_ptr(ffi::rte_strerror(number)) };
+    Error::Dpdk { doing, reason: text.to_string_lossy().into_owned() }
+}

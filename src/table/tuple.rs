@@ -20,3 +20,22 @@ pub struct Tuple {
     /// The virtual IP.
     pub vip: VipIndex,
 }
+
+impl Tuple {
+    /// All but the VIP in one word: client 32 bits, client port 16, port 16, from the top. With the VIP's 8 bits
+    /// beside it this is the whole tuple, so comparing both is exact.
+    #[inline]
+    pub(super) const fn key(&self) -> u64 {
+        (self.client.to_bits() as u64) << 32 | (self.client_port as u64) << 16 | self.port as u64
+    }
+
+    /// The tuple that `key` and `vip` were taken from.
+    pub(super) const fn from_key(key: u64, vip: VipIndex) -> Tuple {
+        Tuple {
+            client: Ipv4Addr::from_bits((key >> 32) as u32),
+            client_port: (key >> 16) as u16,
+            port: key as u16,
+            vip,
+        }
+    }
+}

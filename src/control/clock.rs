@@ -1,0 +1,66 @@
+//! The clock by which peers are judged: it counts only the time we could have heard them.
+
+use std::time::Duration;
+
+use crate::time::Time;
+
+/// Time spent listening. It stands still while this member was paused, starved or its workers hung: silence that we
+/// slept through says nothing about a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListeningClock {
+    listened: Duration,
+    last: Time,
+    hearing: bool,
+    /// After a pause nobody is declared dead before this: the inbox is read first.
+    listen_until: Duration,
+}
+
+impl ListeningClock {
+    pub(super) fn new(now: Time) -> ListeningClock {
+        ListeningClock { listened: Duration::ZERO, last: now, hearing: true, listen_until: Duration::ZERO }
+    }
+
+    /// Goes on to `now`; returns how long this member was away, if it was.
+    pub(super) fn advance(&mut self, now: Time, heartbeat: Duration) -> Option<Duration> {
+        let gap = now.since(self.last);
+        self.last = self.last.max(now);
+        if !self.hearing {
+            return None;
+        }
+        // A gap longer than a heartbeat counts as one heartbeat, so that a member that is always short of time still
+        // notices a death, only later.
+        self.listened += gap.min(heartbeat);
+        if gap <= heartbeat * 3 / 2 {
+            return None;
+        }
+        self.listen_until = self.listened + heartbeat / 2;
+        Some(gap)
+    }
+
+    /// Whether workers poll: while they do not, the clock stands still.
+    pub(super) fn set_hearing(&mut self, hearing: bool, heartbeat: Duration) {
+        if hearing && !self.hearing {
+            self.listen_until = self.listened + heartbeat / 2;
+        }
+        self.hearing = hearing;
+    }
+
+    pub(super) fn listened(&self) -> Duration {
+        self.listened
+    }
+
+    /// Whether silence may be judged now.
+    pub(super) fn may_judge(&self) -> bool {
+        self.hearing && self.listened >= self.listen_until
+    }
+
+    /// When the clock will read `at`, if nothing is in its way.
+    pub(super) fn when(&self, at: Duration) -> Time {
+        self.last + at.saturating_sub(self.listened)
+    }
+
+    /// When the clock will read `at` and silence may be judged.
+    pub(super) fn when_judged(&self, at: Duration) -> Time {
+        self.when(at.max(self.listen_until))
+    }
+}

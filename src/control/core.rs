@@ -1,0 +1,448 @@
+//! The state machine: [`Control::step`].
+
+use std::time::Duration;
+
+use crate::control::auth::Authenticator;
+use crate::control::clock::ListeningClock;
+use crate::control::heartbeat::{self, Header, NO_RANK, Rejected, VipBeat, flags, vip_flags};
+use crate::control::member::{Identity, MemberId};
+use crate::control::membership::Membership;
+use crate::control::report::{Refusal, Report};
+use crate::control::roles::Vip;
+use crate::control::settings::Settings;
+use crate::frame::Mac;
+use crate::shared::{HeartbeatFrame, Role};
+use crate::table::VipIndex;
+use crate::time::Time;
+
+/// A member listens at least this long before it may become active.
+const DISCOVERY_MIN: Duration = Duration::from_millis(50);
+
+/// Heartbeats sent between two regular ones because something changed. A bound, so that no exchange of news feeds on
+/// itself.
+const URGENT_MAX: u32 = 8;
+
+/// Goodbyes in a row: each may be lost.
+const GOODBYES: u32 = 3;
+
+/// The longest pause between two goodbyes.
+const GOODBYE_EVERY_MAX: Duration = Duration::from_millis(20);
+
+/// Between two reports of the same refusal.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// What happened.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A frame of the heartbeats' EtherType, as received.
+    Frame(&'a [u8]),
+    /// Time passed. Wanted at [`Control::next_tick`] at the latest; more often does no harm.
+    Tick,
+    /// This member's metric now; not finite: unknown.
+    Metric(f64),
+    /// The local service of a VIP was probed.
+    Health {
+        /// Which VIP.
+        vip: VipIndex,
+        /// How it went.
+        healthy: bool,
+    },
+    /// Give roles away and accept nothing new.
+    Drain {
+        /// For this VIP; for all if none.
+        vip: Option<VipIndex>,
+    },
+    /// Take part again. Without a VIP, all that was drained.
+    Undrain {
+        /// For this VIP; for all if none.
+        vip: Option<VipIndex>,
+    },
+    /// Make this member active. Answered in the same step: by [`Report::ActivateRefused`], or else it was done.
+    Activate {
+        /// For which VIP.
+        vip: VipIndex,
+    },
+    /// Hand over all roles, say goodbye, end with [`Action::Left`].
+    Leave {
+        /// Whether this member comes back soon.
+        returning: bool,
+    },
+    /// Whether workers poll. While they do not, heartbeats stop, and silence of peers does not count.
+    WorkersAlive(bool),
+    /// Ports run and the table is rebuilt: this member may become active once it has listened to the others.
+    Ready,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone)]
+pub enum Action {
+    /// Send this heartbeat.
+    Send(Box<HeartbeatFrame>),
+    /// Workers shall play this role.
+    SetRole {
+        /// For which VIP.
+        vip: VipIndex,
+        /// The role.
+        role: Role,
+    },
+    /// Tell the operator.
+    Report(Report),
+    /// All is handed over and the goodbyes are out: the process may end.
+    Left,
+}
+
+/// One member's part of the control plane.
+pub struct Control {
+    pub(super) settings: Settings,
+    pub(super) identity: Identity,
+    pub(super) me: MemberId,
+    auth: Authenticator,
+    pub(super) clock: ListeningClock,
+    pub(super) membership: Membership,
+    pub(super) vips: Vec<Vip>,
+    pub(super) metric: f64,
+    pub(super) ready: bool,
+    pub(super) draining: bool,
+    pub(super) yielding: bool,
+    pub(super) discovery: Discovery,
+    pub(super) settled: bool,
+    pub(super) leaving: Leaving,
+    workers_alive: bool,
+    sequence: u64,
+    /// When the next regular heartbeat is due.
+    beat_due: Time,
+    /// Something changed that others should hear at once.
+    pub(super) urgent: bool,
+    urgent_left: u32,
+    complained: [Option<Time>; Refusal::ALL.len()],
+}
+
+/// Listening before taking part. Times are of the listening clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Discovery {
+    /// Not ready yet.
+    Waiting,
+    Until(Duration),
+    Done,
+}
+
+/// The way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leaving {
+    No,
+    /// Roles are handed over, until this time of the listening clock at most.
+    HandingOver {
+        returning: bool,
+        until: Duration,
+    },
+    /// Nothing is left but to say so.
+    Goodbye {
+        returning: bool,
+        left: u32,
+        next: Time,
+    },
+    Gone,
+}
+
+impl Control {
+    /// A member that has just started. It sends heartbeats from now on, and takes part after [`Event::Ready`].
+    pub fn new(settings: Settings, identity: Identity, now: Time) -> Control {
+        Control {
+            me: settings.name.id(),
+            auth: Authenticator::new(&settings.cluster, &settings.key),
+            clock: ListeningClock::new(now),
+            membership: Membership::new(&settings, identity),
+            vips: Vip::all(&settings),
+            metric: f64::NAN,
+            ready: false,
+            draining: false,
+            yielding: false,
+            discovery: Discovery::Waiting,
+            settled: false,
+            leaving: Leaving::No,
+            workers_alive: true,
+            sequence: 0,
+            beat_due: now,
+            urgent: false,
+            urgent_left: URGENT_MAX,
+            complained: [None; Refusal::ALL.len()],
+            settings,
+            identity,
+        }
+    }
+
+    /// Takes in what happened, and appends what is to be done. Never panics, whatever a frame holds; a `now` before
+    /// the last one counts as the last one.
+    pub fn step(&mut self, event: Event<'_>, now: Time, actions: &mut Vec<Action>) {
+        if self.leaving == Leaving::Gone {
+            return;
+        }
+        let away = self.clock.advance(now, self.settings.heartbeat);
+        let mut reports = Vec::new();
+        if let Some(away) = away.filter(|&away| away > self.settings.detection()) {
+            reports.push(Report::Paused { away });
+        }
+        let mut changed = self.take(event, now, &mut reports);
+        if self.clock.may_judge() {
+            changed |= self.membership.expire(self.clock.listened(), &mut reports);
+        }
+        changed |= self.look_for_rivals(&mut reports);
+        changed |= self.discover();
+        actions.extend(reports.drain(..).map(Action::Report));
+        if changed {
+            self.govern(now, actions);
+            self.leave(now, actions);
+        }
+        self.beat(now, actions);
+    }
+
+    /// When the next [`Event::Tick`] is wanted at the latest.
+    pub fn next_tick(&self) -> Time {
+        let at = self.clock.listened();
+        let beat = match self.leaving {
+            Leaving::Goodbye { next, .. } => next,
+            _ => self.beat_due,
+        };
+        let judged = self.membership.next_deadline(at).map(|deadline| self.clock.when_judged(deadline));
+        let listening = match self.discovery {
+            Discovery::Until(until) => Some(self.clock.when(until)),
+            _ => None,
+        };
+        let leaving = match self.leaving {
+            Leaving::HandingOver { until, .. } => Some(self.clock.when(until)),
+            _ => None,
+        };
+        let timers = [judged, listening, leaving, self.next_role_timer()];
+        timers.into_iter().flatten().fold(beat, Time::min)
+    }
+
+    /// Takes an event in. Returns whether roles have to be looked at.
+    fn take(&mut self, event: Event<'_>, now: Time, reports: &mut Vec<Report>) -> bool {
+        let at = self.clock.listened();
+        match event {
+            Event::Frame(frame) => return self.take_frame(frame, now, reports),
+            Event::Tick => return true,
+            Event::Metric(metric) => {
+                self.metric = metric;
+                return false;
+            }
+            Event::Health { vip, healthy } => {
+                if let Some(vip) = self.vips.get_mut(usize::from(vip)) {
+                    self.urgent |= vip.healthy != Some(healthy);
+                    vip.healthy = Some(healthy);
+                }
+            }
+            Event::Drain { vip } => self.set_draining(vip, true),
+            Event::Undrain { vip } => self.set_draining(vip, false),
+            Event::Activate { vip } => {
+                if let Err(why) = self.activate(vip, now) {
+                    reports.push(Report::ActivateRefused { vip, why });
+                }
+            }
+            Event::Leave { returning } => {
+                if self.leaving == Leaving::No {
+                    let until = at + self.settings.heartbeat * self.settings.missed.saturating_add(5);
+                    self.leaving = Leaving::HandingOver { returning, until };
+                    self.urgent = true;
+                }
+            }
+            Event::WorkersAlive(alive) => {
+                self.clock.set_hearing(alive, self.settings.heartbeat);
+                self.urgent |= alive && !self.workers_alive;
+                self.workers_alive = alive;
+            }
+            Event::Ready => {
+                if !self.ready {
+                    self.ready = true;
+                    self.discovery = self.start_discovery();
+                }
+            }
+        }
+        true
+    }
+
+    fn take_frame(&mut self, frame: &[u8], now: Time, reports: &mut Vec<Report>) -> bool {
+        let source = || Mac(frame.get(6..12).and_then(|mac| mac.try_into().ok()).unwrap_or_default());
+        let beat = match heartbeat::parse(frame, self.settings.ethertype, &self.auth) {
+            Ok(beat) => beat,
+            Err(rejected) => {
+                let why = match rejected {
+                    Rejected::Malformed(_) => Refusal::Malformed,
+                    Rejected::OtherVersion(_) => Refusal::OtherVersion,
+                    Rejected::WrongKey => Refusal::WrongKey,
+                    Rejected::OtherCluster => {
+                        self.membership.counters.other_cluster += 1;
+                        return false;
+                    }
+                };
+                self.membership.counters.count(why, 1);
+                self.complain(Report::Refused { why, name: None, source: source() }, why, now, reports);
+                return false;
+            }
+        };
+        let name = beat.header.name;
+        let heard = self.membership.receive(beat, self.clock.listened(), self.has_settled(), reports);
+        if let Some(why) = heard.refused {
+            self.complain(Report::Refused { why, name: Some(name), source: source() }, why, now, reports);
+        }
+        self.urgent |= heard.greet;
+        let adopted = heard.obeyed.is_some_and(|place| self.adopt(place, now));
+        heard.changed || adopted
+    }
+
+    fn complain(&mut self, report: Report, why: Refusal, now: Time, reports: &mut Vec<Report>) {
+        let last = &mut self.complained[why as usize];
+        if last.is_none_or(|last| now.since(last) >= COMPLAIN_EVERY) {
+            *last = Some(now);
+            reports.push(report);
+        }
+    }
+
+    fn set_draining(&mut self, vip: Option<VipIndex>, draining: bool) {
+        match vip {
+            Some(vip) => {
+                if let Some(vip) = self.vips.get_mut(usize::from(vip)) {
+                    vip.draining = draining;
+                }
+            }
+            None => {
+                self.draining = draining;
+                if !draining {
+                    self.vips.iter_mut().for_each(|vip| vip.draining = false);
+                }
+            }
+        }
+        self.urgent = true;
+    }
+
+    /// Whether this member may take part: it has listened to the others, and nobody else has its name.
+    pub(super) fn has_settled(&self) -> bool {
+        self.discovery == Discovery::Done && !self.yielding
+    }
+
+    fn start_discovery(&self) -> Discovery {
+        let listen = self.settings.heartbeat * self.settings.missed.saturating_add(2);
+        Discovery::Until(self.clock.listened() + listen.max(DISCOVERY_MIN))
+    }
+
+    fn discover(&mut self) -> bool {
+        match self.discovery {
+            Discovery::Until(until) if self.clock.listened() >= until => {
+                self.discovery = Discovery::Done;
+                self.urgent = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Stands back while another live node of our name was here before us.
+    fn look_for_rivals(&mut self, reports: &mut Vec<Report>) -> bool {
+        // While yielding we count as one that has not settled: what made us yield goes on doing so.
+        let yielding = self.membership.outranked(self.clock.listened(), self.has_settled()).is_some();
+        if yielding == self.yielding {
+            return false;
+        }
+        self.yielding = yielding;
+        self.urgent = true;
+        if !yielding {
+            reports.push(Report::YieldEnded);
+            // Whatever we knew of the assignments may be old: listen first, as after a start.
+            if self.ready {
+                self.discovery = self.start_discovery();
+            }
+        }
+        true
+    }
+
+    /// Goes on leaving: goodbye once nothing is left to hand over, or nobody takes it.
+    fn leave(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if let Leaving::HandingOver { returning, until } = self.leaving {
+            if self.clock.listened() < until && self.may_hand_over() {
+                return;
+            }
+            self.leaving = Leaving::Goodbye { returning, left: GOODBYES, next: now };
+            self.update_roles(now, actions);
+        }
+        if let Leaving::Goodbye { returning, left, next } = self.leaving {
+            if now < next {
+                return;
+            }
+            self.send(actions);
+            let every = (self.settings.heartbeat / 2).min(GOODBYE_EVERY_MAX);
+            self.leaving = Leaving::Goodbye { returning, left: left - 1, next: now + every };
+            if left == 1 {
+                self.leaving = Leaving::Gone;
+                actions.push(Action::Left);
+            }
+        }
+    }
+
+    /// Sends a heartbeat if one is due, or if there is news.
+    fn beat(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if matches!(self.leaving, Leaving::Goodbye { .. } | Leaving::Gone) {
+            return;
+        }
+        let due = now >= self.beat_due;
+        if due {
+            // The rhythm is kept where a tick comes late, and not made up for where it comes very late.
+            self.beat_due += self.settings.heartbeat;
+            if self.beat_due <= now {
+                self.beat_due = now + self.settings.heartbeat;
+            }
+            self.urgent_left = URGENT_MAX;
+        }
+        if self.workers_alive && (due || self.urgent && self.urgent_left > 0) {
+            self.urgent_left -= u32::from(!due);
+            self.urgent = false;
+            self.send(actions);
+        }
+    }
+
+    fn send(&mut self, actions: &mut Vec<Action>) {
+        if !self.workers_alive {
+            return;
+        }
+        let header = Header {
+            name: self.settings.name,
+            boot_id: self.identity.boot_id,
+            nonce: self.identity.nonce,
+            challenge: self.membership.challenge,
+            incarnation: self.identity.incarnation,
+            sequence: 0,
+            interval: self.settings.heartbeat,
+            metric: self.metric,
+            flags: self.flags(),
+            config_hash: self.settings.config_hash,
+        };
+        let vip = |vip: &Vip| VipBeat {
+            address: vip.settings.address,
+            flags: vip_flags::HEALTHY * u8::from(vip.healthy == Some(true))
+                | vip_flags::DRAINING * u8::from(vip.draining)
+                | vip_flags::SERVING * u8::from(vip.role.active),
+            rank: if vip.role.active { vip.role.rank } else { NO_RANK },
+            assignment: vip.assignment.clone(),
+        };
+        let vips: Vec<VipBeat> = self.vips.iter().map(vip).collect();
+        let echoes = self.membership.echoes(self.clock.listened());
+        let (source, ethertype) = (self.settings.source, self.settings.ethertype);
+        let frames = heartbeat::write(&self.auth, source, ethertype, &header, &echoes, &vips, &mut self.sequence);
+        actions.extend(frames.into_iter().map(|frame| Action::Send(Box::new(frame))));
+    }
+
+    fn flags(&self) -> u16 {
+        let leaving = match self.leaving {
+            Leaving::No => 0,
+            Leaving::HandingOver { returning, .. } => flags::LEAVING | flags::RETURNING * u16::from(returning),
+            Leaving::Goodbye { returning, .. } => {
+                flags::LEAVING | flags::GOODBYE | flags::RETURNING * u16::from(returning)
+            }
+            Leaving::Gone => 0,
+        };
+        leaving
+            | flags::READY * u16::from(self.ready)
+            | flags::SETTLED * u16::from(self.has_settled())
+            | flags::DRAINING * u16::from(self.draining)
+            | flags::YIELDING * u16::from(self.yielding)
+    }
+}

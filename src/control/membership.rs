@@ -1,0 +1,460 @@
+//! Who is there: which run of which member is believed, and whether it lives.
+//!
+//! A run is believed once it echoes our run's nonce *and* our present challenge, a number that we change whenever a
+//! believed run ends. So what was recorded before our start, or of a run that ended since, is never believed: whoever
+//! recorded it could not know the number. After that a run lives as long as it goes on answering: a peer that we hear
+//! and that does not hear us is as good as dead, for both of us the same way.
+
+mod run;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::control::MEMBERS_MAX;
+use crate::control::auth::Freshness;
+use crate::control::heartbeat::{ECHOES_MAX, Echo, Heartbeat, flags};
+use crate::control::member::{Identity, MemberId, Name};
+use crate::control::report::{Counters, PeerState, Refusal, Report};
+use crate::control::settings::Settings;
+pub(super) use run::Run;
+
+/// Runs of one name that are heard beside the believed one. More can only be recordings.
+const CANDIDATES_MAX: usize = 4;
+
+/// A name other than ours.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub name: Name,
+    pub id: MemberId,
+    /// The run that is or was believed.
+    pub current: Option<Run>,
+    pub state: PeerState,
+    /// Runs that are heard and not believed.
+    pub candidates: Vec<Run>,
+    told_drift: bool,
+    told_boot: bool,
+}
+
+impl Peer {
+    /// The believed run while it lives.
+    pub fn live(&self) -> Option<&Run> {
+        self.current.as_ref().filter(|_| self.state.lives())
+    }
+}
+
+/// What a heartbeat changed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Heard {
+    /// The peer (by its place in [`Membership::peers`]) whose word now counts.
+    pub obeyed: Option<usize>,
+    /// Something the election looks at.
+    pub changed: bool,
+    /// A run that waits for our echo.
+    pub greet: bool,
+    /// Not obeyed, and why.
+    pub refused: Option<Refusal>,
+}
+
+impl Heard {
+    const NOTHING: Heard = Heard { obeyed: None, changed: false, greet: false, refused: None };
+
+    fn refused(why: Refusal) -> Heard {
+        Heard { refused: Some(why), ..Heard::NOTHING }
+    }
+}
+
+pub(super) struct Membership {
+    me: Identity,
+    name: Name,
+    id: MemberId,
+    settings: Settings,
+    addresses: BTreeMap<IpAddr, usize>,
+    /// Ordered by name.
+    pub peers: Vec<Peer>,
+    /// Other runs under our own name.
+    pub rivals: Vec<Run>,
+    /// What a run must echo to be believed from now on.
+    pub challenge: u32,
+    /// The last name that found no room.
+    turned_away: Option<Name>,
+    pub counters: Counters,
+}
+
+impl Membership {
+    pub fn new(settings: &Settings, me: Identity) -> Membership {
+        Membership {
+            me,
+            name: settings.name,
+            id: settings.name.id(),
+            settings: settings.clone(),
+            addresses: settings.vips.iter().enumerate().map(|(index, vip)| (vip.address, index)).collect(),
+            peers: Vec::new(),
+            rivals: Vec::new(),
+            challenge: 1,
+            turned_away: None,
+            counters: Counters::default(),
+        }
+    }
+
+    pub fn peer(&self, id: MemberId) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.id == id)
+    }
+
+    /// Peers that live, with their runs.
+    pub fn live(&self) -> impl Iterator<Item = (&Peer, &Run)> {
+        self.peers.iter().filter_map(|peer| Some((peer, peer.live()?)))
+    }
+
+    /// Whether a peer that we hear well says that this member lives.
+    pub fn is_reported(&self, id: MemberId) -> bool {
+        self.live()
+            .filter(|(peer, _)| peer.state == PeerState::Alive)
+            .any(|(_, run)| run.echoes.iter().any(|echo| echo.id == id && echo.alive))
+    }
+
+    /// Takes an authenticated heartbeat in.
+    pub fn receive(&mut self, beat: Heartbeat, at: Duration, settled: bool, reports: &mut Vec<Report>) -> Heard {
+        let heard = if beat.header.name == self.name {
+            self.receive_own_name(beat, at, settled, reports)
+        } else {
+            match self.place(beat.header.name, reports) {
+                Some(place) => self.receive_peer(place, beat, at, reports),
+                None => Heard::NOTHING,
+            }
+        };
+        if let Some(why) = heard.refused {
+            self.counters.count(why, 1);
+        }
+        heard
+    }
+
+    /// The place of a name among the peers; makes one if there is room, or one that is gone to make room.
+    fn place(&mut self, name: Name, reports: &mut Vec<Report>) -> Option<usize> {
+        let place = match self.peers.binary_search_by(|peer| peer.name.cmp(&name)) {
+            Ok(place) => return Some(place),
+            Err(place) => place,
+        };
+        if self.peers.len() >= MEMBERS_MAX - 1 {
+            let longest_gone = self
+                .peers
+                .iter()
+                .enumerate()
+                .filter(|(_, peer)| !peer.state.lives())
+                .min_by_key(|(_, peer)| peer.current.as_ref().map(|run| run.heard));
+            let Some((gone, _)) = longest_gone else {
+                if self.turned_away.replace(name) != Some(name) {
+                    reports.push(Report::TooManyMembers { name });
+                }
+                return None;
+            };
+            self.peers.remove(gone);
+            // What was recorded of it must not be believed again.
+            self.challenge = self.challenge.wrapping_add(1);
+            return self.place(name, reports);
+        }
+        self.peers.insert(
+            place,
+            Peer {
+                name,
+                id: name.id(),
+                current: None,
+                state: PeerState::Dead,
+                candidates: Vec::new(),
+                told_drift: false,
+                told_boot: false,
+            },
+        );
+        Some(place)
+    }
+
+    fn receive_peer(&mut self, place: usize, beat: Heartbeat, at: Duration, reports: &mut Vec<Report>) -> Heard {
+        let peer = &mut self.peers[place];
+        match &mut peer.current {
+            Some(run) if run.nonce == beat.header.nonce => {}
+            _ => return self.receive_candidate(place, beat, at, reports),
+        }
+        let lives = peer.state.lives();
+        let Some(run) = &mut peer.current else { return Heard::NOTHING };
+        match run.window.accept(beat.header.sequence) {
+            Freshness::Replayed => return Heard::refused(Refusal::Replayed),
+            Freshness::Late => {
+                self.counters.accepted += 1;
+                return Heard::NOTHING;
+            }
+            Freshness::Newest => {}
+        }
+        self.counters.accepted += 1;
+        run.heard = at;
+        run.challenge = beat.header.challenge;
+        if matches!(peer.state, PeerState::Left { .. }) {
+            return Heard::NOTHING;
+        }
+        let answer = beat.echoes.iter().find(|echo| echo.nonce == self.me.nonce && echo.id == self.id);
+        if !answer.is_some_and(|echo| lives || echo.challenge == self.challenge) {
+            if lives && run.lost.is_none() {
+                run.lost = Some(at);
+            }
+            // A dead one that is heard again waits for our echo.
+            return Heard { greet: !lives, ..Heard::NOTHING };
+        }
+        let changed = run.take(beat, at, &self.addresses);
+        let returned = peer.state != PeerState::Alive;
+        peer.state = PeerState::Alive;
+        if !lives {
+            reports.push(Report::PeerAlive { name: peer.name, incarnation: run.incarnation });
+        }
+        self.note(place, reports);
+        let ended = self.end_by_word(place, reports);
+        Heard {
+            obeyed: Some(place).filter(|_| !ended.yielded),
+            changed: changed || returned || ended.any,
+            ..Heard::NOTHING
+        }
+    }
+
+    /// A run that is not the believed one of its name.
+    fn receive_candidate(&mut self, place: usize, beat: Heartbeat, at: Duration, reports: &mut Vec<Report>) -> Heard {
+        let grace = self.grace();
+        let peer = &mut self.peers[place];
+        let (index, greet) = Run::find_or_insert(&mut peer.candidates, &beat, at, CANDIDATES_MAX);
+        let run = &mut peer.candidates[index];
+        if run.window.accept(beat.header.sequence) != Freshness::Newest {
+            return Heard::refused(Refusal::Replayed);
+        }
+        run.heard = at;
+        run.challenge = beat.header.challenge;
+        if beat.header.has(flags::YIELDING) {
+            return Heard { greet, ..Heard::refused(Refusal::DuplicateName) };
+        }
+        if peer.state.lives() {
+            // It stands back for the run that is known and alive. If that one is heard again it is a duplicate; if
+            // not, this is its member's next run, and these frames were its first.
+            let hears_current = peer.current.as_ref().is_some_and(|current| {
+                beat.echoes.iter().any(|echo| echo.nonce == current.nonce && echo.id == peer.id)
+            });
+            let older = peer.current.as_ref().is_some_and(|current| beat.header.incarnation < current.incarnation);
+            let refused = match (hears_current, older) {
+                (true, _) => Some(Refusal::DuplicateName),
+                (false, true) => Some(Refusal::OldIncarnation),
+                (false, false) if at > run.first + grace => Some(Refusal::DuplicateName),
+                (false, false) => None,
+            };
+            run.duplicate |= refused == Some(Refusal::DuplicateName);
+            run.pending += u64::from(refused.is_none());
+            return Heard { greet, refused, ..Heard::NOTHING };
+        }
+        let answers = beat
+            .echoes
+            .iter()
+            .any(|echo| echo.nonce == self.me.nonce && echo.id == self.id && echo.challenge == self.challenge);
+        if !answers {
+            let older = peer.current.as_ref().is_some_and(|current| beat.header.incarnation < current.incarnation);
+            let refused = match older {
+                true => Some(Refusal::OldIncarnation),
+                false if at > run.first + grace => Some(Refusal::Replayed),
+                false => None,
+            };
+            run.pending += u64::from(refused.is_none());
+            return Heard { greet, refused, ..Heard::NOTHING };
+        }
+        let mut run = peer.candidates.swap_remove(index);
+        self.counters.accepted += run.pending + 1;
+        run.pending = 0;
+        run.duplicate = false;
+        run.take(beat, at, &self.addresses);
+        reports.push(Report::PeerAlive { name: peer.name, incarnation: run.incarnation });
+        peer.state = PeerState::Alive;
+        peer.current = Some(run);
+        (peer.told_drift, peer.told_boot) = (false, false);
+        self.note(place, reports);
+        let ended = self.end_by_word(place, reports);
+        Heard { obeyed: Some(place).filter(|_| !ended.yielded), changed: true, greet, refused: None }
+    }
+
+    /// Ends the believed run of a peer that says goodbye, or that stands back for another of its name.
+    fn end_by_word(&mut self, place: usize, reports: &mut Vec<Report>) -> Ended {
+        let peer = &mut self.peers[place];
+        let Some(run) = &peer.current else { return Ended::default() };
+        if run.header.has(flags::GOODBYE) {
+            let returning = run.header.has(flags::RETURNING);
+            peer.state = PeerState::Left { returning };
+            reports.push(Report::PeerLeft { name: peer.name, returning });
+        } else if run.header.has(flags::YIELDING) {
+            let run = peer.current.take();
+            peer.state = PeerState::Dead;
+            peer.candidates.extend(run);
+            self.challenge = self.challenge.wrapping_add(1);
+            return Ended { any: true, yielded: true };
+        } else {
+            return Ended::default();
+        }
+        self.challenge = self.challenge.wrapping_add(1);
+        Ended { any: true, yielded: false }
+    }
+
+    /// Reports, once per run, what is odd about it.
+    fn note(&mut self, place: usize, reports: &mut Vec<Report>) {
+        let peer = &mut self.peers[place];
+        let Some(run) = &peer.current else { return };
+        let drift = run.header.config_hash != self.settings.config_hash;
+        if drift && !peer.told_drift {
+            reports.push(Report::ConfigDrift { name: peer.name });
+        }
+        peer.told_drift = drift;
+        let shared = run.boot_id == self.me.boot_id;
+        if shared && !peer.told_boot {
+            reports.push(Report::SharedBootId { name: peer.name });
+        }
+        peer.told_boot = shared;
+    }
+
+    /// A frame under our own name: ours, sent back; an earlier run's; or a second node's.
+    fn receive_own_name(&mut self, beat: Heartbeat, at: Duration, settled: bool, reports: &mut Vec<Report>) -> Heard {
+        if beat.header.nonce == self.me.nonce {
+            self.counters.reflected += 1;
+            return Heard::NOTHING;
+        }
+        let grace = self.grace();
+        let was_outranked = self.outranked(at, settled).is_some();
+        let (index, greet) = Run::find_or_insert(&mut self.rivals, &beat, at, CANDIDATES_MAX);
+        let run = &mut self.rivals[index];
+        if run.window.accept(beat.header.sequence) != Freshness::Newest {
+            return Heard::refused(Refusal::Replayed);
+        }
+        run.heard = at;
+        run.challenge = beat.header.challenge;
+        let answers = beat.echoes.iter().any(|echo| {
+            echo.nonce == self.me.nonce && echo.id == self.id && (run.duplicate || echo.challenge == self.challenge)
+        });
+        let refused = if answers {
+            run.duplicate = true;
+            run.take(beat, at, &self.addresses);
+            Some(Refusal::DuplicateName)
+        } else if beat.header.incarnation < self.me.incarnation {
+            Some(Refusal::OldIncarnation)
+        } else if at > run.first + grace {
+            Some(Refusal::Replayed)
+        } else {
+            run.pending += 1;
+            None
+        };
+        let source = run.source;
+        let outranked = self.outranked(at, settled).is_some();
+        if outranked && !was_outranked {
+            reports.push(Report::Yielding { source });
+        }
+        Heard { greet, refused, changed: outranked != was_outranked, obeyed: None }
+    }
+
+    /// The live rival that we must stand back for. A node that has settled was here before one that has not; of two
+    /// alike the later incarnation stays (where one machine's old process wakes up beside its new one, the new one),
+    /// and of two that are alike in this too, the lower nonce, only so that both agree.
+    pub fn outranked(&self, at: Duration, settled: bool) -> Option<&Run> {
+        let mine = (settled, self.me.incarnation, std::cmp::Reverse(self.me.nonce));
+        self.rivals.iter().find(|run| {
+            let theirs = (run.header.has(flags::SETTLED), run.incarnation, std::cmp::Reverse(run.nonce));
+            run.duplicate
+                && at <= run.answered + self.settings.dead_after(run.header.interval)
+                && !run.header.has(flags::YIELDING)
+                && !run.header.has(flags::GOODBYE)
+                && theirs > mine
+        })
+    }
+
+    /// How long a run may go without answering before it is no newcomer any more.
+    fn grace(&self) -> Duration {
+        self.settings.detection() + 2 * self.settings.heartbeat
+    }
+
+    /// Judges silence at `at`. Returns whether anybody's state changed.
+    pub fn expire(&mut self, at: Duration, reports: &mut Vec<Report>) -> bool {
+        let grace = self.grace();
+        let mut changed = false;
+        for peer in &mut self.peers {
+            changed |= peer.judge(at, &self.settings, &mut self.challenge, reports);
+            let lives = peer.state.lives();
+            for run in &mut peer.candidates {
+                let why = if lives { Refusal::DuplicateName } else { Refusal::Replayed };
+                run.give_up(why, at, grace, peer.name, &mut self.counters, reports);
+            }
+            peer.candidates.retain(|run| at <= run.heard + 4 * grace);
+        }
+        self.peers.retain(|peer| peer.current.is_some() || !peer.candidates.is_empty());
+        let rivals = self.rivals.len();
+        for run in &mut self.rivals {
+            run.give_up(Refusal::Replayed, at, grace, self.name, &mut self.counters, reports);
+        }
+        self.rivals.retain(|run| at <= run.heard + 4 * grace);
+        if self.rivals.len() != rivals {
+            self.challenge = self.challenge.wrapping_add(1);
+        }
+        changed
+    }
+
+    /// The next time at which [`Membership::expire`] has something to judge.
+    pub fn next_deadline(&self, at: Duration) -> Option<Duration> {
+        let peers = self.peers.iter().filter_map(|peer| peer.next_deadline(&self.settings));
+        let rivals = self.rivals.iter().map(|run| run.answered + self.settings.dead_after(run.header.interval));
+        peers.chain(rivals).filter(|&deadline| deadline > at).min()
+    }
+
+    /// Whom we hear, for our heartbeats.
+    pub fn echoes(&self, at: Duration) -> Vec<Echo> {
+        let heard = |run: &&Run| at <= run.heard + self.settings.dead_after(run.header.interval);
+        let mut echoes = Vec::new();
+        for peer in &self.peers {
+            let alive = peer.state == PeerState::Alive;
+            let current = peer.current.iter().filter(|_| !matches!(peer.state, PeerState::Left { .. }));
+            echoes.extend(current.filter(heard).map(|run| run.echo(peer.id, alive)));
+            echoes.extend(peer.candidates.iter().filter(heard).map(|run| run.echo(peer.id, false)));
+        }
+        echoes.extend(self.rivals.iter().filter(heard).map(|run| run.echo(self.id, false)));
+        // Members first: recordings must not crowd them out.
+        echoes.sort_by_key(|echo| !echo.alive);
+        echoes.truncate(ECHOES_MAX);
+        echoes
+    }
+}
+
+/// What [`Membership::end_by_word`] did.
+#[derive(Clone, Copy, Default)]
+struct Ended {
+    any: bool,
+    yielded: bool,
+}
+
+impl Peer {
+    fn judge(&mut self, at: Duration, settings: &Settings, challenge: &mut u32, reports: &mut Vec<Report>) -> bool {
+        let Some(run) = self.current.as_ref().filter(|_| self.state.lives()) else { return false };
+        let interval = run.header.interval;
+        let silent = at.saturating_sub(run.answered);
+        let deaf = run.lost.is_some_and(|lost| at > lost + settings.suspect_after(interval));
+        let state = if deaf || silent > settings.dead_after(interval) {
+            PeerState::Dead
+        } else if run.lost.is_some() || silent > settings.suspect_after(interval) {
+            PeerState::Suspect
+        } else {
+            PeerState::Alive
+        };
+        let changed = state != self.state;
+        self.state = state;
+        if state == PeerState::Dead {
+            *challenge = challenge.wrapping_add(1);
+            reports.push(Report::PeerDead { name: self.name, silent });
+        }
+        changed
+    }
+
+    fn next_deadline(&self, settings: &Settings) -> Option<Duration> {
+        let run = self.live()?;
+        let interval = run.header.interval;
+        let deaf = run.lost.map(|lost| lost + settings.suspect_after(interval));
+        let silent = match self.state {
+            PeerState::Alive => run.answered + settings.suspect_after(interval),
+            _ => run.answered + settings.dead_after(interval),
+        };
+        // Judged strictly after.
+        deaf.into_iter().chain([silent]).min().map(|deadline| deadline + Duration::from_nanos(1))
+    }
+}

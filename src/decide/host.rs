@@ -1,0 +1,81 @@
+//! What the own host wants to send: the host's kernel knows nothing of the other members, so much of what it would say
+//! must not be heard.
+
+use super::{Decider, is_unfinished};
+use crate::classify::Class;
+use crate::frame::tcp::Segment;
+use crate::table::{Answer, Hash, Record, Stage, Tuple};
+use crate::verdict::{DropReason, Verdict};
+
+impl Decider<'_> {
+    /// Decides a frame from the host. `hash` is that of its tuple, where it has one.
+    #[inline]
+    pub fn from_host(&self, class: &Class<'_>, hash: Hash) -> Verdict {
+        match class {
+            Class::Tcp { tuple, segment, .. } => self.reply(tuple, hash, segment),
+            Class::HostArp(vip) => Verdict::ArpToWire(*vip),
+            Class::Other => Verdict::ToWire,
+            Class::Drop(reason) => Verdict::Drop(*reason),
+            _ => Verdict::Drop(DropReason::HostNoise),
+        }
+    }
+
+    #[inline]
+    fn reply(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
+        let flags = segment.flags();
+        if is_unfinished(segment) {
+            return Verdict::Drop(DropReason::UnfinishedChecksum);
+        }
+        if flags.syn() && flags.ack() {
+            return self.syn_ack(tuple, hash, segment);
+        }
+        let known = self.established.find(tuple, hash).is_some();
+        match known {
+            true if !flags.syn() => Verdict::ToWire,
+            _ if flags.rst() => self.refusal(tuple, hash, segment),
+            false if self.is_of_half_open(tuple, hash, segment) => Verdict::ToWire,
+            _ => Verdict::Drop(DropReason::NoConnection),
+        }
+    }
+
+    /// A SYN-ACK's ISN and timestamp are recorded before it is sent: the client's answer will be held against them.
+    fn syn_ack(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
+        let answer = Answer { isn: segment.seq(), timestamp: segment.timestamps().map(|timestamps| timestamps.value) };
+        let client_isn = segment.ack().wrapping_sub(1);
+        match self.handshakes.answer(tuple, hash, client_isn, answer, self.now) {
+            Some(Stage::Admitted | Stage::Confirmed) => Verdict::ToWire,
+            Some(Stage::Lost) => Verdict::Drop(DropReason::LostRace),
+            Some(Stage::Seen | Stage::Answered) | None => Verdict::Drop(DropReason::NoConnection),
+        }
+    }
+
+    /// A RST for no established connection. One that answers a SYN is a refusal, and leaves only where no other
+    /// member may be about to accept; any other would end a connection of somebody else.
+    fn refusal(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
+        let refused =
+            |record: &&Record| record.stage == Stage::Admitted && segment.ack() == record.client_isn.wrapping_add(1);
+        let records = self.handshakes.find(tuple, hash, self.now);
+        let Some(record) = records.iter().find(refused).filter(|_| segment.flags().ack()) else {
+            return Verdict::Drop(DropReason::StrayReset);
+        };
+        if !self.shared.role(tuple.vip).may_refuse {
+            return Verdict::Drop(DropReason::RefusalHeld);
+        }
+        self.handshakes.settle(record, Stage::Lost);
+        Verdict::ToWire
+    }
+
+    /// Whether this is the bare ACK by which a half-open socket of an earlier SYN tells a client that has begun anew
+    /// where it stands (RFC 9293, 3.10.7.4; Linux: `tcp_check_req`). The client's RST to it clears the old one.
+    fn is_of_half_open(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> bool {
+        let flags = segment.flags();
+        flags.ack()
+            && !flags.fin()
+            && segment.data_len() == 0
+            && self
+                .handshakes
+                .find(tuple, hash, self.now)
+                .iter()
+                .any(|record| record.stage == Stage::Admitted && segment.ack() == record.client_isn.wrapping_add(1))
+    }
+}

@@ -1,0 +1,57 @@
+//! (frame, entry, role, now) → verdict: the ownership rule, and what surrounds it.
+//!
+//! *A connection belongs to the member whose SYN-ACK the client acknowledged.* The client's answer reaches every
+//! member, because the switch floods it; so each of them decides alone, from what its own host has answered, and all
+//! come to the same end. [`wire`] decides what comes from the switch, [`host`] what the own host wants to send.
+//!
+//! Nothing here reads a clock or touches a port. The tables are the only state; what else a verdict asks for
+//! ([`Verdict::EndSocket`], rewriting a frame) the worker carries out.
+
+pub mod host;
+pub mod wire;
+
+use crate::classify::Facts;
+use crate::frame::tcp::{Checksum, Segment};
+use crate::shared::Shared;
+use crate::table::{Established, Fragments, Handshakes};
+use crate::time::Time;
+use crate::verdict::{DropReason, Verdict};
+
+/// What decisions are made with. Shared by all workers of a member.
+#[derive(Clone, Copy)]
+pub struct Decider<'a> {
+    /// What is known of this member.
+    pub facts: &'a Facts,
+    /// The roles.
+    pub shared: &'a Shared,
+    /// Confirmed connections.
+    pub established: &'a Established,
+    /// Pending ones, and SYNs seen.
+    pub handshakes: &'a Handshakes,
+    /// Verdicts on the first fragments of packets.
+    pub fragments: &'a Fragments,
+    /// The time of this burst.
+    pub now: Time,
+}
+
+/// Whether `seq` is where a client that began at `isn` may be before anybody has answered its data: from `isn + 1` to
+/// the largest window a SYN-ACK can offer, which is never scaled (RFC 7323, 2.2).
+fn in_window(seq: u32, isn: u32) -> bool {
+    seq.wrapping_sub(isn.wrapping_add(1)) <= u32::from(u16::MAX)
+}
+
+/// Why a segment that is to decide something must not: its checksum.
+fn distrust(segment: &Segment<'_>) -> Option<Verdict> {
+    match segment.checksum() {
+        Checksum::Right => None,
+        Checksum::Wrong => Some(Verdict::Drop(DropReason::BadChecksum)),
+        Checksum::Unfinished => Some(Verdict::Drop(DropReason::UnfinishedChecksum)),
+    }
+}
+
+/// The same for a segment that decides nothing: its host verifies the checksum, so only what the host would take for
+/// corruption, though it is a setting of ours, is looked for.
+#[inline]
+fn is_unfinished(segment: &Segment<'_>) -> bool {
+    segment.looks_unfinished() && segment.checksum() == Checksum::Unfinished
+}

@@ -1,0 +1,259 @@
+//! What comes from the switch.
+
+use super::{Decider, distrust, in_window, is_unfinished};
+use crate::classify::{Class, FragmentId};
+use crate::frame::tcp::Segment;
+use crate::shared::Role;
+use crate::table::{Entry, Hash, Record, Remembered, Stage, State, Tuple, VipIndex};
+use crate::verdict::{DropReason, Verdict};
+
+/// Whether a client's segment acknowledges a SYN-ACK of our host, by its ISN and, in use, its timestamp.
+fn acknowledges(segment: &Segment<'_>, record: &Record) -> bool {
+    record.acknowledged_by(segment.ack(), segment.timestamps().map(|timestamps| timestamps.echo))
+}
+
+impl Decider<'_> {
+    /// Decides a frame from the wire. `hash` is that of its tuple, where it has one.
+    #[inline]
+    pub fn from_wire(&self, class: &Class<'_>, hash: Hash) -> Verdict {
+        match class {
+            Class::Tcp { tuple, segment, fragment: None } => self.segment(tuple, hash, segment),
+            Class::Tcp { tuple, segment, fragment: Some(id) } => self.first_fragment(tuple, hash, segment, *id),
+            Class::Drop(reason) => Verdict::Drop(*reason),
+            other => self.rarely(other, hash),
+        }
+    }
+
+    /// All that is not a TCP segment.
+    fn rarely(&self, class: &Class<'_>, hash: Hash) -> Verdict {
+        match class {
+            Class::Heartbeat => Verdict::ToControl,
+            Class::ArpRequest(vip) if self.role(*vip).active => Verdict::AnswerArp(*vip),
+            Class::ArpRequest(_) => Verdict::Drop(DropReason::ArpPassive),
+            Class::ArpReply => Verdict::ToHost,
+            Class::Echo(vip) if self.role(*vip).primary() => Verdict::AnswerEcho,
+            Class::Echo(_) => Verdict::Drop(DropReason::EchoPassive),
+            Class::IcmpError(tuple) if self.is_ours(tuple, hash) => Verdict::ToHost,
+            Class::IcmpError(_) => Verdict::Drop(DropReason::IcmpNotOurs),
+            Class::LaterFragment(id) if self.fragments.passed(id, self.now) => Verdict::ToHost,
+            Class::LaterFragment(_) => Verdict::Drop(DropReason::Fragment),
+            Class::Other if self.facts.shared_wire => Verdict::Drop(DropReason::KernelHasIt),
+            Class::Other => Verdict::Untouched,
+            Class::Drop(reason) => Verdict::Drop(*reason),
+            // Only the host sends such, and a segment is not rare.
+            Class::HostArp(_) | Class::Tcp { .. } => Verdict::Drop(DropReason::BadArp),
+        }
+    }
+
+    fn role(&self, vip: VipIndex) -> Role {
+        self.shared.role(vip)
+    }
+
+    /// Whether a connection of this tuple is, or may become, this member's.
+    fn is_ours(&self, tuple: &Tuple, hash: Hash) -> bool {
+        self.established.find(tuple, hash).is_some()
+            || self.handshakes.find(tuple, hash, self.now).iter().any(|record| record.stage == Stage::Admitted)
+    }
+
+    /// A segment of a client, the established ones first: they are nearly all.
+    #[inline]
+    fn segment(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
+        let entry = self.established.find(tuple, hash);
+        if segment.flags().syn() {
+            return self.syn(tuple, hash, segment, entry);
+        }
+        match entry {
+            Some(entry) if !entry.syn_seen() => self.established_segment(entry, segment),
+            Some(entry) => self.after_a_syn(tuple, hash, segment, entry),
+            None => self.pending(tuple, hash, segment),
+        }
+    }
+
+    #[inline]
+    fn established_segment(&self, mut entry: Entry, segment: &Segment<'_>) -> Verdict {
+        if is_unfinished(segment) {
+            return Verdict::Drop(DropReason::UnfinishedChecksum);
+        }
+        self.established.touch(&mut entry, self.now);
+        Verdict::ToHost
+    }
+
+    /// A SYN, which never alters an established entry: it is remembered, and handed to the host by the active alone.
+    fn syn(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, entry: Option<Entry>) -> Verdict {
+        let flags = segment.flags();
+        let pure = !flags.ack() && !flags.fin();
+        if flags.rst() || (flags.fin() && entry.is_none()) {
+            return Verdict::Drop(DropReason::BadTcp);
+        }
+        if let Some(distrusted) = distrust(segment) {
+            return distrusted;
+        }
+        let role = self.role(tuple.vip);
+        if entry.is_none() {
+            if !pure {
+                return Verdict::Drop(DropReason::NoConnection);
+            }
+            if !self.facts.vips[usize::from(tuple.vip)].serves(tuple.port) {
+                return if role.primary() { Verdict::Refuse } else { Verdict::Drop(DropReason::PortNotServed) };
+            }
+            if role.active && self.established.len() >= self.established.capacity() {
+                return Verdict::Drop(DropReason::TableFull);
+            }
+        }
+        let remembered = self.handshakes.remember(tuple, hash, segment.seq(), role.active && pure, self.now);
+        if let Some(mut entry) = entry {
+            self.established.set_syn_seen(&mut entry);
+        }
+        if !role.active {
+            return Verdict::Drop(DropReason::SynPassive);
+        }
+        let record = match remembered {
+            Remembered::New(_) => return Verdict::SynToHost,
+            Remembered::Known(record) => record,
+            Remembered::Crowded => return Verdict::Drop(DropReason::Crowded),
+        };
+        match record.stage {
+            // The client has acknowledged another member's answer to this very SYN: an old copy of it changes nothing.
+            Stage::Answered | Stage::Lost if entry.is_none() => Verdict::Drop(DropReason::LostRace),
+            // A copy of the SYN of a connection that has ended here: the host answers it as a new one.
+            Stage::Confirmed if entry.is_none() => {
+                self.handshakes.settle(&record, Stage::Admitted);
+                Verdict::SynToHost
+            }
+            _ => Verdict::SynToHost,
+        }
+    }
+
+    /// No entry: the segment may be the client's answer to a SYN-ACK, ours or another member's.
+    fn pending(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
+        let records = self.handshakes.find(tuple, hash, self.now);
+        if records.is_empty() {
+            return Verdict::Drop(DropReason::NoConnection);
+        }
+        if let Some(distrusted) = distrust(segment) {
+            return distrusted;
+        }
+        if segment.flags().rst() {
+            return self.reset_of_pending(&records, segment);
+        }
+        if !segment.flags().ack() {
+            return Verdict::Drop(DropReason::NoConnection);
+        }
+        let candidates = || records.iter().filter(|record| in_window(segment.seq(), record.client_isn));
+        let ours = candidates().find(|record| record.stage == Stage::Admitted && acknowledges(segment, record));
+        let Some(record) = ours.or_else(|| candidates().next()) else {
+            return Verdict::Drop(DropReason::NoConnection);
+        };
+        match record.stage {
+            Stage::Admitted => self.decide_race(tuple, hash, segment, record),
+            Stage::Seen => {
+                self.handshakes.settle(record, Stage::Answered);
+                Verdict::Drop(DropReason::NoConnection)
+            }
+            Stage::Lost => Verdict::Drop(DropReason::LostRace),
+            // Answered: another member's. Confirmed, yet no entry: it has ended here.
+            Stage::Answered | Stage::Confirmed => Verdict::Drop(DropReason::NoConnection),
+        }
+    }
+
+    /// The ownership rule: the client acknowledges our SYN-ACK, or another's.
+    fn decide_race(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, record: &Record) -> Verdict {
+        if !acknowledges(segment, record) {
+            self.handshakes.settle(record, Stage::Lost);
+            return Verdict::ClearHalfOpen(*tuple, record.client_isn, DropReason::LostRace);
+        }
+        // The entry first: once the record says "confirmed", a segment on another worker must find it.
+        if self.established.insert(tuple, hash, State::Live, self.now).is_err() {
+            self.handshakes.settle(record, Stage::Lost);
+            return Verdict::ClearHalfOpen(*tuple, record.client_isn, DropReason::TableFull);
+        }
+        self.handshakes.settle(record, Stage::Confirmed);
+        Verdict::ToHost
+    }
+
+    /// A client's RST before its handshake is confirmed counts at exactly its ISN + 1, and establishes nothing.
+    fn reset_of_pending(&self, records: &[Record], segment: &Segment<'_>) -> Verdict {
+        let exact = records.iter().find(|record| segment.seq() == record.client_isn.wrapping_add(1));
+        match exact.map(|record| (record, record.stage)) {
+            Some((record, Stage::Admitted)) => {
+                self.handshakes.settle(record, Stage::Lost);
+                Verdict::ToHost
+            }
+            Some((record, Stage::Seen)) => {
+                self.handshakes.settle(record, Stage::Answered);
+                Verdict::Drop(DropReason::NoConnection)
+            }
+            Some(_) => Verdict::Drop(DropReason::NoConnection),
+            None => Verdict::Drop(DropReason::ResetOutOfWindow),
+        }
+    }
+
+    /// A segment of a tuple that has an entry and a SYN that came later: of the old connection, or of the new one,
+    /// which may be ours or another member's.
+    fn after_a_syn(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, mut entry: Entry) -> Verdict {
+        let records = self.handshakes.find(tuple, hash, self.now);
+        if records.is_empty() {
+            self.established.clear_syn_seen(&mut entry);
+            return self.established_segment(entry, segment);
+        }
+        if let Some(distrusted) = distrust(segment) {
+            return distrusted;
+        }
+        let at_start = |record: &&Record| segment.seq() == record.client_isn.wrapping_add(1);
+        if segment.flags().rst() {
+            return match records.iter().find(at_start).map(|record| (record, record.stage)) {
+                // It ends an attempt that another member has, not our old connection.
+                Some((record, Stage::Seen | Stage::Answered)) => {
+                    self.handshakes.settle(record, Stage::Answered);
+                    Verdict::Drop(DropReason::NoConnection)
+                }
+                Some((record, Stage::Admitted)) => {
+                    self.handshakes.settle(record, Stage::Lost);
+                    Verdict::ToHost
+                }
+                _ => self.established_segment(entry, segment),
+            };
+        }
+        if !segment.flags().ack() {
+            return self.established_segment(entry, segment);
+        }
+        for record in &records {
+            match record.stage {
+                Stage::Admitted if in_window(segment.seq(), record.client_isn) && acknowledges(segment, record) => {
+                    return self.decide_race(tuple, hash, segment, record);
+                }
+                // Only the exact number tells: elsewhere in the window the old connection may be meant.
+                Stage::Admitted | Stage::Seen if at_start(&record) => return self.hand_over(tuple, record, entry),
+                _ => {}
+            }
+        }
+        self.established_segment(entry, segment)
+    }
+
+    /// Another member owns the tuple now: the old entry and its socket end, and nothing of that reaches the wire.
+    fn hand_over(&self, tuple: &Tuple, record: &Record, entry: Entry) -> Verdict {
+        let end = if record.stage == Stage::Admitted { Stage::Lost } else { Stage::Answered };
+        self.handshakes.settle(record, end);
+        self.established.remove(entry);
+        Verdict::EndSocket(*tuple)
+    }
+
+    /// The first fragment of a packet has the TCP header: its verdict is the packet's. It may pass an established
+    /// connection, but decides nothing: its checksum covers data that is not here yet.
+    fn first_fragment(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, id: FragmentId) -> Verdict {
+        let verdict = match self.established.find(tuple, hash) {
+            _ if segment.flags().syn() => Verdict::Drop(DropReason::FragmentUndecided),
+            Some(mut entry) if !entry.syn_seen() => {
+                self.established.touch(&mut entry, self.now);
+                Verdict::ToHost
+            }
+            Some(_) => Verdict::Drop(DropReason::FragmentUndecided),
+            None if self.is_ours(tuple, hash) => Verdict::Drop(DropReason::FragmentUndecided),
+            None => Verdict::Drop(DropReason::NoConnection),
+        };
+        if verdict == Verdict::ToHost {
+            self.fragments.pass(&id, self.now);
+        }
+        verdict
+    }
+}

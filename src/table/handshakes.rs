@@ -1,0 +1,369 @@
+//! [`Handshakes`]: the SYNs of the last while, handed to our host or not, which a flood may overwrite.
+
+use arrayvec::ArrayVec;
+
+use super::hash::Hash;
+use super::memory::{Region, TableError, prefetch};
+use super::record::{ANSWERS, Answer, AnswerWords, Header, Record, Remembered, Stage};
+use super::tuple::{MAX_VIPS, Tuple};
+use crate::config::checked::HugePages;
+use crate::sync::{AtomicU64, Ordering, fence};
+use crate::time::Time;
+
+/// Records of a bucket: their headers fill a cache line.
+const SLOTS: usize = 8;
+
+/// The most records of one tuple: a client that uses its port again, and spoofers who know it.
+pub const RECORDS_PER_TUPLE: usize = 4;
+
+/// The most records: slots are counted in 32 bits.
+const RECORDS_MAX: usize = 1 << 31;
+
+/// How often `remember` starts anew because another thread took the slot it was about to take.
+const ATTEMPTS: usize = 32;
+
+/// The headers of a bucket's records: one cache line.
+#[repr(C, align(64))]
+#[derive(Default)]
+struct Headers([AtomicU64; SLOTS]);
+
+/// What a header has no room for: one cache line. Belongs to the record whose generation the header has, and is
+/// written while the header says busy, but for the answers, which carry their record's generation each.
+#[repr(C, align(64))]
+#[derive(Default)]
+struct Body {
+    /// [`Tuple::key`].
+    key: AtomicU64,
+    /// Bits 0 to 7 the VIP, 32 to 63 the client's ISN.
+    rest: AtomicU64,
+    answers: [AtomicU64; ANSWERS],
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Headers>() == 64 && size_of::<Body>() == 64);
+
+/// The ring of handshakes.
+pub struct Handshakes {
+    headers: Region<Headers>,
+    bodies: Region<Body>,
+}
+
+/// What identifies a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    key: u64,
+    rest: u64,
+}
+
+impl Identity {
+    fn new(tuple: &Tuple, client_isn: u32) -> Identity {
+        Identity { key: tuple.key(), rest: u64::from(client_isn) << 32 | u64::from(tuple.vip) }
+    }
+
+    fn same_tuple(self, other: Identity) -> bool {
+        self.key == other.key && self.rest as u32 == other.rest as u32
+    }
+}
+
+/// A record found in a bucket.
+#[derive(Clone, Copy)]
+struct Sighting {
+    slot: usize,
+    header: Header,
+    age: u32,
+    identity: Identity,
+    answers: AnswerWords,
+}
+
+impl Sighting {
+    fn record(&self) -> Option<Record> {
+        Some(Record {
+            slot: self.slot as u32,
+            header: self.header,
+            client_isn: (self.identity.rest >> 32) as u32,
+            stage: self.header.stage()?,
+            age: std::time::Duration::from_millis(self.age.into()),
+            answers: self.answers.of(self.header),
+        })
+    }
+}
+
+impl Handshakes {
+    /// Room for `records` SYNs, rounded up to eights, at 72 bytes each.
+    ///
+    /// # Errors
+    /// No records or more than 2³¹; memory that the system does not give.
+    pub fn new(records: usize, huge_pages: HugePages) -> Result<Handshakes, TableError> {
+        if records == 0 || records > RECORDS_MAX {
+            return Err(TableError::Size { asked: records, most: RECORDS_MAX });
+        }
+        let buckets = records.div_ceil(SLOTS);
+        Ok(Handshakes { headers: Region::new(buckets, huge_pages)?, bodies: Region::new(buckets * SLOTS, huge_pages)? })
+    }
+
+    /// How many records there is room for.
+    pub fn capacity(&self) -> usize {
+        self.bodies.len()
+    }
+
+    /// Asks the CPU for the line that every call with this hash reads first.
+    #[inline]
+    pub fn prefetch(&self, hash: Hash) {
+        prefetch(&self.headers[self.bucket(hash)]);
+    }
+
+    /// Remembers a SYN, or sees again one that is remembered. `admitted`: it goes to our host. A record that was merely
+    /// [`Seen`](Stage::Seen) is then [`Admitted`](Stage::Admitted); at any other stage it stays.
+    ///
+    /// A new record takes, in this order: where the tuple has four already, the oldest of those that nobody answered,
+    /// else the oldest of them; a slot that is empty or out of date; the bucket's oldest.
+    ///
+    /// Two workers may remember one SYN at the same time. As in [`Established`](super::Established), each looks again
+    /// after a fence, and one record goes: the one that our host has not answered, else the one in the later slot.
+    pub fn remember(&self, tuple: &Tuple, hash: Hash, client_isn: u32, admitted: bool, now: Time) -> Remembered {
+        let identity = Identity::new(tuple, client_isn);
+        let stage = if admitted { Stage::Admitted } else { Stage::Seen };
+        for _ in 0..ATTEMPTS {
+            let tag = Header::tag(hash);
+            if let Some(known) = self.sightings(hash, now).find(|sighting| sighting.identity == identity) {
+                if let Some(record) = self.see_again(known, admitted, now) {
+                    return Remembered::Known(record);
+                }
+                continue;
+            }
+            let Some((slot, victim)) = self.victim(hash, identity, now) else {
+                continue;
+            };
+            let Some(header) = self.write(slot, victim, identity, tag, stage, now) else {
+                continue;
+            };
+            // SeqCst: of two threads that publish the same and then look, at least one sees both.
+            fence(Ordering::SeqCst);
+            if self.stays(hash, slot, header, identity, now) {
+                let (client_isn, age) = (client_isn, std::time::Duration::ZERO);
+                let answers = ArrayVec::new();
+                return Remembered::New(Record { slot: slot as u32, header, client_isn, stage, age, answers });
+            }
+        }
+        Remembered::Crowded
+    }
+
+    /// The tuple's records, newest first.
+    pub fn find(&self, tuple: &Tuple, hash: Hash, now: Time) -> ArrayVec<Record, RECORDS_PER_TUPLE> {
+        let identity = Identity::new(tuple, 0);
+        let mut found: ArrayVec<Sighting, SLOTS> =
+            self.sightings(hash, now).filter(|sighting| sighting.identity.same_tuple(identity)).collect();
+        found.sort_unstable_by_key(|sighting| (sighting.age, sighting.slot));
+        found.iter().filter_map(Sighting::record).take(RECORDS_PER_TUPLE).collect()
+    }
+
+    /// Records what our host answered to the SYN with this ISN, before that goes out; returns how far the handshake is.
+    /// `None`: there is no record of that SYN (any more), and the answer must not go out, as nobody could tell whose
+    /// the connection is.
+    pub fn answer(&self, tuple: &Tuple, hash: Hash, client_isn: u32, answer: Answer, now: Time) -> Option<Stage> {
+        let identity = Identity::new(tuple, client_isn);
+        let found = self.sightings(hash, now).find(|sighting| sighting.identity == identity)?;
+        let body = &self.bodies[found.slot];
+        let mut words = found.answers;
+        // A turn after the first: another answer to the same SYN came between.
+        while let Some((index, word)) = words.place(found.header, answer) {
+            // Release: pairs with the Acquire of who reads it. A slot that has begun another record since is no harm:
+            // the word names ours.
+            let exchanged =
+                body.answers[index].compare_exchange(words.0[index], word, Ordering::Release, Ordering::Relaxed);
+            if exchanged.is_ok() {
+                break;
+            }
+            words = body.answers();
+        }
+        // Only now is it known that the record was still there when the answer got into it.
+        self.update(found.slot, found.header, |header| Some(header.with_answer()))?.stage()
+    }
+
+    /// Moves a record to another stage. True for exactly one of several callers that saw it at the same stage: false if
+    /// another came first, or if the record is gone.
+    pub fn settle(&self, record: &Record, stage: Stage) -> bool {
+        self.update(record.slot as usize, record.header, |header| {
+            (header.stage() == Some(record.stage)).then(|| header.with_stage(stage))
+        })
+        .is_some()
+    }
+
+    /// Adds the pending handshakes of each VIP to `pending`, and empties records that are out of date. Reads all
+    /// headers: for the control thread, now and then.
+    pub fn tally(&self, now: Time, pending: &mut [usize; MAX_VIPS]) {
+        for slot in 0..self.bodies.len() {
+            let header = self.header(slot);
+            if header.age(now).is_none() {
+                if header.stage().is_some() {
+                    // Relaxed: nothing was written that others must see. If it fails, the record is not old any more.
+                    let _ = self.atomic(slot).compare_exchange(
+                        header.bits(),
+                        header.empty().bits(),
+                        Ordering::Relaxed,
+                        Ordering::Relaxed,
+                    );
+                }
+            } else if header.stage() == Some(Stage::Admitted)
+                && let Some((identity, _)) = self.read(slot, header)
+            {
+                pending[identity.rest as usize & 0xff] += 1;
+            }
+        }
+    }
+
+    #[inline]
+    fn bucket(&self, hash: Hash) -> usize {
+        hash.swapped().spread(self.headers.len())
+    }
+
+    #[inline]
+    fn atomic(&self, slot: usize) -> &AtomicU64 {
+        &self.headers[slot / SLOTS].0[slot % SLOTS]
+    }
+
+    #[inline]
+    fn header(&self, slot: usize) -> Header {
+        // Acquire: the body is of this record, or of one that came later.
+        Header::from_bits(self.atomic(slot).load(Ordering::Acquire))
+    }
+
+    /// The bucket's records with the hash's tag that are not out of date, in the order of slots.
+    #[inline]
+    fn sightings(&self, hash: Hash, now: Time) -> impl Iterator<Item = Sighting> {
+        let first = self.bucket(hash) * SLOTS;
+        let tag = Header::tag(hash);
+        (first..first + SLOTS).filter_map(move |slot| {
+            let header = self.header(slot);
+            if !header.has_tag(tag) {
+                return None;
+            }
+            let age = header.age(now)?;
+            let (identity, answers) = self.read(slot, header)?;
+            Some(Sighting { slot, header, age, identity, answers })
+        })
+    }
+
+    /// The body of a slot if it is, as a whole, of this header's record.
+    #[inline]
+    fn read(&self, slot: usize, header: Header) -> Option<(Identity, AnswerWords)> {
+        let body = &self.bodies[slot];
+        let identity = Identity { key: body.key.load(Ordering::Relaxed), rest: body.rest.load(Ordering::Relaxed) };
+        let answers = body.answers();
+        // Acquire: if any word above is of a later record, the header below is of that record too (its writer has a
+        // Release fence between making the header busy and the first word).
+        fence(Ordering::Acquire);
+        let again = Header::from_bits(self.atomic(slot).load(Ordering::Relaxed));
+        header.same_record(again).then_some((identity, answers))
+    }
+
+    /// Where a new record goes, and what is there; `None` if all are busy.
+    fn victim(&self, hash: Hash, identity: Identity, now: Time) -> Option<(usize, Header)> {
+        let mut own: ArrayVec<Sighting, SLOTS> =
+            self.sightings(hash, now).filter(|sighting| sighting.identity.same_tuple(identity)).collect();
+        if own.len() >= RECORDS_PER_TUPLE {
+            // The least goes: not answered before answered, then old before young.
+            own.sort_unstable_by_key(|sighting| (sighting.header.is_answered(), u32::MAX - sighting.age));
+            return own.first().map(|sighting| (sighting.slot, sighting.header));
+        }
+        let first = self.bucket(hash) * SLOTS;
+        (first..first + SLOTS)
+            .map(|slot| (slot, self.header(slot)))
+            .filter(|(_, header)| !header.is_busy())
+            .max_by_key(|(slot, header)| (header.age(now).unwrap_or(u32::MAX), usize::MAX - slot))
+    }
+
+    /// Writes a record over `victim`; `None` if the slot has changed meanwhile.
+    fn write(
+        &self,
+        slot: usize,
+        victim: Header,
+        identity: Identity,
+        tag: u64,
+        stage: Stage,
+        now: Time,
+    ) -> Option<Header> {
+        let busy = victim.next_busy();
+        // Acquire: the last writer's words come before ours.
+        let taken =
+            self.atomic(slot).compare_exchange(victim.bits(), busy.bits(), Ordering::Acquire, Ordering::Relaxed);
+        taken.ok()?;
+        // Release: who reads a word below sees the header busy at least; pairs with the fence in `read`.
+        fence(Ordering::Release);
+        let body = &self.bodies[slot];
+        body.key.store(identity.key, Ordering::Relaxed);
+        body.rest.store(identity.rest, Ordering::Relaxed);
+        // An old answer's generation would come round again.
+        for answer in &body.answers {
+            answer.store(0, Ordering::Relaxed);
+        }
+        let header = busy.record(tag, stage, now);
+        // Release: who acquires the header sees the body. Nobody else writes a busy header.
+        self.atomic(slot).store(header.bits(), Ordering::Release);
+        Some(header)
+    }
+
+    /// Settles with other records of the same SYN whether ours stays.
+    fn stays(&self, hash: Hash, slot: usize, mut header: Header, identity: Identity, now: Time) -> bool {
+        loop {
+            let other =
+                self.sightings(hash, now).find(|sighting| sighting.identity == identity && sighting.slot != slot);
+            let Some(other) = other else {
+                return true;
+            };
+            let ours_goes = other.slot < slot || other.header.is_answered();
+            let (loser, expected) = if ours_goes { (slot, header) } else { (other.slot, other.header) };
+            // AcqRel: as any other end of a record.
+            let removed = self.atomic(loser).compare_exchange(
+                expected.bits(),
+                expected.empty().bits(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            match removed {
+                Ok(_) if ours_goes => return false,
+                Err(_) if ours_goes => {
+                    header = self.header(slot);
+                    // Our host has answered to ours already: it counts. Or it was overwritten: it was there.
+                    if header.is_answered() || header.stage().is_none() {
+                        return true;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A retransmission: the record is young again, and admitted if it was merely seen.
+    fn see_again(&self, mut known: Sighting, admitted: bool, now: Time) -> Option<Record> {
+        known.header = self.update(known.slot, known.header, |header| {
+            let admit = admitted && header.stage() == Some(Stage::Seen);
+            Some(if admit { header.with_stage(Stage::Admitted) } else { header }.with_time(now))
+        })?;
+        known.age = 0;
+        known.record()
+    }
+
+    /// Exchanges a record's header for `change` of it, as often as it takes while it is the same record. `None` if it
+    /// is another, or `change` refuses.
+    fn update(&self, slot: usize, seen: Header, change: impl Fn(Header) -> Option<Header>) -> Option<Header> {
+        let mut header = seen;
+        loop {
+            let new = change(header)?;
+            // AcqRel: what led to this stage is seen by who sees the stage.
+            match self.atomic(slot).compare_exchange(header.bits(), new.bits(), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(new),
+                Err(now) if seen.same_record(Header::from_bits(now)) => header = Header::from_bits(now),
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl Body {
+    #[inline]
+    fn answers(&self) -> AnswerWords {
+        // Acquire: pairs with the Release of who appended one.
+        AnswerWords(std::array::from_fn(|index| self.answers[index].load(Ordering::Acquire)))
+    }
+}

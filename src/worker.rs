@@ -1,0 +1,283 @@
+//! The worker: one pinned thread, one queue pair of the wire and one of the host, and this loop.
+//!
+//! Its paths by cost, the most frequent first:
+//! 1. a segment of a connection that is not ours: classified, two lookups that miss, dropped;
+//! 2. a segment of an established connection: one lookup, to the host (or, from the host, to the wire);
+//! 3. a SYN: remembered (two cache lines written), dropped by a passive;
+//! 4. a segment that decides a handshake: its checksum over all data, an entry written;
+//! 5. ARP, ICMP, heartbeats: a few a second.
+//!
+//! None of them allocates, locks or makes a system call; what the devices do below [`Port`] is theirs.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use crate::classify::{self, Class, Facts};
+use crate::counters::Counters;
+use crate::decide::Decider;
+use crate::frame::tcp::{self, Reset};
+use crate::frame::{arp, ethernet, icmp};
+use crate::port::{BURST, Buffer, Burst, Port};
+use crate::shared::{HeartbeatFrame, Notice, Shared};
+use crate::table::{Established, Fragments, Handshakes, Hash};
+use crate::time::{Clock, Time};
+use crate::verdict::{DropReason, Verdict};
+
+/// What the workers of a member share.
+pub struct Member {
+    /// What is known of this member.
+    pub facts: Facts,
+    /// Roles and queues.
+    pub shared: Arc<Shared>,
+    /// Confirmed connections.
+    pub established: Established,
+    /// Pending ones, and SYNs seen.
+    pub handshakes: Handshakes,
+    /// Verdicts on the first fragments of packets.
+    pub fragments: Fragments,
+}
+
+impl Member {
+    /// What decisions of a burst at `now` are made with.
+    pub fn decider(&self, now: Time) -> Decider<'_> {
+        Decider {
+            facts: &self.facts,
+            shared: &self.shared,
+            established: &self.established,
+            handshakes: &self.handshakes,
+            fragments: &self.fragments,
+            now,
+        }
+    }
+
+    /// The hash of a class's tuple, with the cache lines it leads to on their way.
+    #[inline]
+    fn prefetch(&self, class: &Class<'_>) -> Hash {
+        match class {
+            Class::Tcp { tuple, .. } | Class::IcmpError(tuple) => {
+                let hash = self.established.hash(tuple);
+                self.established.prefetch(hash);
+                self.handshakes.prefetch(hash);
+                hash
+            }
+            _ => Hash::default(),
+        }
+    }
+}
+
+/// Which way a burst goes.
+#[derive(Clone, Copy)]
+enum Direction {
+    FromWire,
+    FromHost,
+}
+
+/// A worker over its ports.
+pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
+    member: Arc<Member>,
+    counters: Arc<Counters>,
+    clock: Clock,
+    /// Its queue pair towards the switch.
+    pub wire: W,
+    /// Its queue pair towards the host.
+    pub host: H,
+    to_wire: Burst<W::Buffer>,
+    to_host: Burst<W::Buffer>,
+}
+
+impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
+    /// A worker that counts into `counters`, which no other worker may have.
+    pub fn new(member: Arc<Member>, counters: Arc<Counters>, clock: Clock, wire: W, host: H) -> Self {
+        Worker { member, counters, clock, wire, host, to_wire: Burst::new(), to_host: Burst::new() }
+    }
+
+    /// One turn: a burst from the wire, a burst from the host, and the heartbeats that wait to be sent.
+    /// Returns how many frames there were.
+    pub fn turn(&mut self) -> usize {
+        let frames = self.turn_at(self.clock.now());
+        self.counters.polls.add(1);
+        if frames == 0 {
+            self.counters.empty_polls.add(1);
+        }
+        frames
+    }
+
+    /// A turn at a time that the caller names: nothing below here reads a clock to decide by.
+    pub fn turn_at(&mut self, now: Time) -> usize {
+        let mut burst = Burst::new();
+        self.wire.receive(&mut burst);
+        self.counters.wire_rx.add(burst.len() as u64);
+        let from_wire = self.forward(burst, Direction::FromWire, now);
+
+        let mut burst = Burst::new();
+        self.host.receive(&mut burst);
+        self.counters.host_rx.add(burst.len() as u64);
+        let from_host = self.forward(burst, Direction::FromHost, now);
+
+        from_wire + from_host + self.send_heartbeats()
+    }
+
+    /// Takes a burst through all stages, one stage at a time, so that the memory each frame needs is on its way while
+    /// the others are worked on.
+    fn forward(&mut self, mut burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
+        let frames = burst.len();
+        if frames == 0 {
+            return 0;
+        }
+        let verdicts = self.decide(&burst, direction, now);
+        for (buffer, verdict) in burst.drain(..).zip(verdicts) {
+            self.carry_out(buffer, verdict);
+        }
+        self.flush();
+        self.counters.burst(frames, self.clock.now().since(now));
+        frames
+    }
+
+    /// Parse, hash and prefetch; then look up and decide.
+    fn decide(&self, burst: &Burst<W::Buffer>, direction: Direction, now: Time) -> ArrayVec<Verdict, BURST> {
+        let classes: ArrayVec<(Class<'_>, Hash), BURST> = burst
+            .iter()
+            .map(|buffer| {
+                let class = match direction {
+                    _ if !buffer.is_whole() => Class::Drop(DropReason::Oversize),
+                    Direction::FromWire => classify::from_wire(buffer.bytes(), &self.member.facts),
+                    Direction::FromHost => classify::from_host(buffer.bytes(), &self.member.facts),
+                };
+                let hash = self.member.prefetch(&class);
+                (class, hash)
+            })
+            .collect();
+        let decider = self.member.decider(now);
+        classes
+            .iter()
+            .map(|(class, hash)| match direction {
+                Direction::FromWire => decider.from_wire(class, *hash),
+                Direction::FromHost => decider.from_host(class, *hash),
+            })
+            .collect()
+    }
+
+    /// Does what a verdict says: rewrites the frame where it lies, and puts it on its way out.
+    fn carry_out(&mut self, mut buffer: W::Buffer, verdict: Verdict) {
+        let facts = &self.member.facts;
+        let frame = buffer.bytes_mut();
+        match verdict {
+            Verdict::ToHost => ethernet::set_destination(frame, facts.own_mac),
+            Verdict::Untouched => {}
+            Verdict::SynToHost => {
+                ethernet::set_destination(frame, facts.own_mac);
+                tcp::blank_fast_open(frame);
+            }
+            Verdict::ToWire => {
+                ethernet::set_source(frame, facts.own_mac);
+                return self.to_wire.push(buffer);
+            }
+            Verdict::ArpToWire(vip) => {
+                ethernet::set_source(frame, facts.own_mac);
+                arp::set_sha(frame, facts.vips[usize::from(vip)].mac);
+                return self.to_wire.push(buffer);
+            }
+            Verdict::AnswerArp(vip) => {
+                if let Ok(request) = arp::Arp::parse(frame) {
+                    arp::write_reply(frame, &request, facts.vips[usize::from(vip)].mac, facts.own_mac);
+                }
+                return self.to_wire.push(buffer);
+            }
+            Verdict::AnswerEcho => {
+                icmp::write_echo_reply(frame, facts.own_mac);
+                return self.to_wire.push(buffer);
+            }
+            Verdict::Refuse => return self.refuse(buffer),
+            Verdict::ClearHalfOpen(tuple, client_isn, reason) => {
+                self.counters.count_drop(reason);
+                let reset = Reset {
+                    macs: (facts.own_mac, facts.own_mac),
+                    source: (tuple.client, tuple.client_port),
+                    destination: (facts.vips[usize::from(tuple.vip)].address, tuple.port),
+                    seq: client_isn.wrapping_add(1),
+                    ack: None,
+                };
+                if !buffer.resize(tcp::RESET_FRAME) {
+                    return;
+                }
+                self.counters.originated.add(1);
+                tcp::write_reset(buffer.bytes_mut(), &reset);
+            }
+            Verdict::EndSocket(tuple) => {
+                let asked = self.member.shared.notices.push(Notice::EndSocket(tuple)).is_ok();
+                return self.counters.count_drop(if asked { DropReason::TakenOver } else { DropReason::NoticesFull });
+            }
+            Verdict::ToControl => {
+                let Some(heartbeat) = HeartbeatFrame::new(frame) else {
+                    return self.counters.count_drop(DropReason::Oversize);
+                };
+                return match self.member.shared.inbox.push(heartbeat) {
+                    Ok(()) => self.counters.to_control.add(1),
+                    Err(_) => self.counters.count_drop(DropReason::InboxFull),
+                };
+            }
+            Verdict::Drop(reason) => return self.counters.count_drop(reason),
+        }
+        self.to_host.push(buffer);
+    }
+
+    /// Answers a SYN by the RST of RFC 9293, 3.10.7.1: sequence number 0, acknowledging the SYN and its data.
+    fn refuse(&mut self, mut buffer: W::Buffer) {
+        let facts = &self.member.facts;
+        let refusal = (|| {
+            let header = ethernet::Ethernet::parse(buffer.bytes())?;
+            let packet = crate::frame::ipv4::Ipv4::parse(buffer.bytes()).ok()?;
+            let segment = tcp::Segment::parse(&packet).ok()?;
+            Some(Reset {
+                macs: (header.source, facts.own_mac),
+                source: (segment.destination(), segment.destination_port()),
+                destination: (segment.source(), segment.source_port()),
+                seq: 0,
+                ack: Some(segment.seq().wrapping_add(1 + segment.data_len() as u32)),
+            })
+        })();
+        match refusal {
+            Some(reset) if buffer.resize(tcp::RESET_FRAME) => {
+                tcp::write_reset(buffer.bytes_mut(), &reset);
+                self.to_wire.push(buffer);
+            }
+            _ => self.counters.count_drop(DropReason::PortNotServed),
+        }
+    }
+
+    /// Hands over what has gathered. What a queue does not accept now is dropped: to wait would stall the other way.
+    fn flush(&mut self) {
+        let counters = &self.counters;
+        let waiting = self.to_wire.len();
+        self.wire.send(&mut self.to_wire);
+        counters.wire_tx.add((waiting - self.to_wire.len()) as u64);
+        self.to_wire.drain(..).for_each(|_| counters.count_drop(DropReason::WireFull));
+
+        let waiting = self.to_host.len();
+        self.host.send(&mut self.to_host);
+        counters.host_tx.add((waiting - self.to_host.len()) as u64);
+        self.to_host.drain(..).for_each(|_| counters.count_drop(DropReason::HostFull));
+    }
+
+    /// Sends what the control thread has put into the outbox. Any worker may: a heartbeat then leaves at once.
+    fn send_heartbeats(&mut self) -> usize {
+        let mut sent = 0;
+        while !self.to_wire.is_full()
+            && let Some(heartbeat) = self.member.shared.outbox.pop()
+        {
+            let Some(mut buffer) = self.wire.allocate(heartbeat.bytes().len()) else {
+                self.counters.heartbeats_unsent.add(1);
+                continue;
+            };
+            buffer.bytes_mut().copy_from_slice(heartbeat.bytes());
+            self.counters.originated.add(1);
+            self.to_wire.push(buffer);
+            sent += 1;
+        }
+        if sent > 0 {
+            self.flush();
+        }
+        sent
+    }
+}
