@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod frame;
 pub mod host;
+pub mod launch;
 pub mod metrics;
 pub mod port;
 pub mod shared;
