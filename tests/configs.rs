@@ -2,6 +2,9 @@
 //!
 //! A file of `tests/configs/bad` ends with what `baton check` says about it, a line `# expect: LINE: …` each.
 
+// A helper of a test fails it by panicking, too.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
@@ -11,6 +14,7 @@ use std::time::Duration;
 
 use baton::config::checked::{HostDevice, HugePages, Metric, Poll, Probe, Rebalance, Wire};
 use baton::config::{Config, For, auto_mac, load, parse};
+use proptest::prelude::*;
 
 /// A directory with the key files that the configurations name, good and bad, as git does not keep their modes.
 fn keys() -> tempfile::TempDir {
@@ -217,4 +221,94 @@ fn a_file_that_can_not_be_read_is_a_fault_of_its_own() {
     assert!(message(keys.path()).contains("can not be read"));
     fs::write(&missing, "#".repeat((1 << 20) + 1)).unwrap();
     assert!(message(&missing).contains("longer than 1 MiB"));
+}
+
+/// A change of a text: at a place (scaled to its length), this many characters go and these come.
+type Edit = (f64, usize, String);
+
+fn edits() -> impl Strategy<Value = Vec<Edit>> {
+    let word = prop_oneof![
+        Just(String::new()),
+        prop::sample::select(vec![
+            "\n",
+            "  ",
+            "- ",
+            ": ",
+            "{",
+            "}",
+            "[",
+            "]",
+            "\"",
+            "'",
+            "\t",
+            "&a ",
+            "*a",
+            "? ",
+            "| ",
+            "> ",
+            "!x ",
+            "#",
+            "---\n",
+            "%YAML 1.2\n",
+            "<<: ",
+            "~",
+            "-1",
+            "0",
+            "18446744073709551616",
+            "1e999",
+            ".nan",
+            "10.0.0.1/24",
+            "::1/64",
+            "never",
+            "\r",
+            "\u{feff}",
+            "\u{0}",
+            "\u{2028}",
+            "web.key",
+            "vips",
+            "cluster:\n",
+        ])
+        .prop_map(String::from),
+        ".{0,8}",
+    ];
+    prop::collection::vec((0.0..1.0, 0_usize..40, word), 0..6)
+}
+
+fn edited(text: &str, edits: &[Edit]) -> String {
+    let mut letters: Vec<char> = text.chars().collect();
+    for (place, gone, come) in edits {
+        let start = (place * letters.len() as f64) as usize;
+        let end = (start + gone).min(letters.len());
+        letters.splice(start..end, come.chars());
+    }
+    letters.into_iter().collect()
+}
+
+/// Whatever the text is: a configuration, or at least one fault, each on one line, with a line that the text has.
+fn judge(text: &str, directory: &Path) -> Result<(), TestCaseError> {
+    if let Err(faults) = parse(text, directory, For::ThisMachine { cores: &[0, 1] }) {
+        prop_assert!(!faults.is_empty(), "refused without a fault: {text:?}");
+        // A form feed or a Unicode line separator may count as the end of a line for YAML; at most one each.
+        let lines = 1 + text.chars().filter(|letter| letter.is_whitespace()).count();
+        for fault in faults {
+            prop_assert!((1..=lines).contains(&fault.line), "{text:?}: {}: {fault}", fault.line);
+            prop_assert!(!fault.to_string().contains(char::is_control), "{text:?}: {fault:?}");
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn mutilated_files_never_panic(which: prop::sample::Index, edits in edits()) {
+        let keys = keys();
+        let files: Vec<PathBuf> = files("configs").into_iter().chain(files("tests/configs/good")).collect();
+        let text = fs::read_to_string(which.get(&files)).unwrap();
+        judge(&edited(&text, &edits), keys.path())?;
+    }
+
+    #[test]
+    fn any_text_never_panics(text in "\\PC{0,200}|(\\PC|\\s){0,200}|[\\[\\]{}:,&*!|>'\"%@`#\\-?a \n]{0,200}") {
+        judge(&text, Path::new("/nonexistent"))?;
+    }
 }
