@@ -1,0 +1,7 @@
+//! The host side against the real kernel, in throwaway network namespaces. Needs root; says so where it is skipped.
+#![allow(unsafe_code)] // Packet sockets have no safe wrapper.
+
+mod net;
+mod setup;
+mod silence;
+mod sockets;
