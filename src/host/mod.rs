@@ -27,7 +27,7 @@ pub use destroyed::{Destroyed, Ending};
 pub use plan::{HostPlan, RULE_PRIORITY, TapPlan, VipPlan, WirePlan, table};
 pub use route::Interface;
 pub use setup::HostSide;
-pub use sockets::{Socket, Sockets, State};
+pub use sockets::{Listing, Socket, Sockets, State};
 pub use tap::attach as attach_tap;
 
 /// Why the host side cannot be set up or undone.

@@ -293,6 +293,99 @@ fn what_cannot_go_well_is_refused_before_anything_changes() {
 }
 
 #[test]
+fn a_start_that_fails_half_way_leaves_nothing() {
+    if !is_root() {
+        return;
+    }
+    let (member, _peer) = member_and_peer();
+    member.run(|| {
+        sh("ethtool -K w0 gro on");
+        let directory = Directory::new();
+        let before = state();
+        let mut impossible = plan(&[VIP]);
+        // Nobody's gateway: the kernel refuses the route, after the TAP and the guard were made.
+        impossible.tap.as_mut().unwrap().vips[0].gateway = Some([224, 0, 0, 1].into());
+        let refused = HostSide::raise(&impossible, &directory.journal()).map(drop).unwrap_err();
+        assert!(refused.to_string().contains("default route by 224.0.0.1 at vip0"), "{refused}");
+        assert_eq!(state(), before);
+        assert!(!directory.journal().exists());
+    });
+}
+
+#[test]
+fn a_group_mac_has_the_kernel_refuse_unicast_in_group_frames() {
+    if !is_root() {
+        return;
+    }
+    let (member, _peer) = member_and_peer();
+    member.run(|| {
+        let directory = Directory::new();
+        let mut multicast = plan(&[VIP]);
+        multicast.wire.as_mut().unwrap().multicast = true;
+        let setting = || sh("cat /proc/sys/net/ipv4/conf/w0/drop_unicast_in_l2_multicast");
+        let host = HostSide::raise(&multicast, &directory.journal()).unwrap();
+        assert_eq!(setting(), "1\n");
+        host.undo().unwrap();
+        assert_eq!(setting(), "0\n");
+    });
+}
+
+#[test]
+fn settings_that_others_changed_since_are_left_to_them() {
+    if !is_root() {
+        return;
+    }
+    let (member, _peer) = member_and_peer();
+    member.run(|| {
+        let directory = Directory::new();
+        let host = HostSide::raise(&plan(&[VIP]), &directory.journal()).unwrap();
+        sh("sysctl -qw net.ipv4.conf.w0.arp_ignore=2");
+        host.undo().unwrap();
+        assert_eq!(sh("cat /proc/sys/net/ipv4/conf/w0/arp_ignore"), "2\n");
+    });
+}
+
+#[test]
+fn promiscuous_mode_that_a_killed_driver_left_on_is_switched_off() {
+    if !is_root() {
+        return;
+    }
+    let (member, _peer) = member_and_peer();
+    member.run(|| {
+        let directory = Directory::new();
+        drop(HostSide::raise(&plan(&[VIP]), &directory.journal()).unwrap());
+        sh("ip link set w0 promisc on");
+        HostSide::raise(&plan(&[VIP]), &directory.journal()).unwrap().undo().unwrap();
+        assert!(!interface("w0").unwrap().unwrap().promiscuous);
+    });
+}
+
+/// Not a test of its own: what the next one runs without the capability.
+#[test]
+fn powerless_process() {
+    let Some(journal) = std::env::var_os("BATON_TEST_POWERLESS") else { return };
+    let refused = HostSide::raise(&HostPlan { tap: None, wire: None }, journal.as_ref()).map(drop).unwrap_err();
+    assert!(matches!(refused, Error::NotPermitted), "{refused}");
+    println!("\nrefused: {refused}");
+}
+
+#[test]
+fn without_the_capability_the_reason_is_clear() {
+    if !is_root() {
+        return;
+    }
+    let directory = Directory::new();
+    let test = std::env::current_exe().unwrap();
+    let said = sh(&format!(
+        "BATON_TEST_POWERLESS={} setpriv --bounding-set=-net_admin --inh-caps=-net_admin {} --exact \
+             setup::powerless_process --nocapture",
+        directory.journal().display(),
+        test.display()
+    ));
+    assert!(said.contains("refused: setting up the host side needs CAP_NET_ADMIN"), "{said}");
+}
+
+#[test]
 fn two_members_in_two_namespaces_do_not_meet() {
     if !is_root() {
         return;

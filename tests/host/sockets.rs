@@ -1,13 +1,13 @@
 //! sock_diag with real sockets in every state that matters, and the announcements of their end.
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use baton::host::{Destroyed, Ending, Sockets, State};
-use nix::sys::socket::{setsockopt, sockopt};
+use baton::host::{Destroyed, Ending, Listing, Sockets, State};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, sockopt};
 
-use crate::net::{Namespace, eventually, is_root, sh};
+use crate::net::{Namespace, Packets, eventually, is_root, sh};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -65,7 +65,9 @@ fn state(sockets: &mut Sockets, remote: SocketAddrV4) -> Option<State> {
 }
 
 fn becomes(sockets: &mut Sockets, remote: SocketAddrV4, wanted: Option<State>) {
-    eventually(&format!("{wanted:?}"), || state(sockets, remote) == wanted);
+    let mut asked = || sockets.query(SERVICE, remote).unwrap().map(|socket| socket.state);
+    eventually(&format!("{wanted:?}"), || asked() == wanted);
+    assert_eq!(state(sockets, remote), wanted);
 }
 
 fn announced(destroyed: &mut Destroyed) -> Vec<Ending> {
@@ -89,6 +91,19 @@ fn hears_nothing(destroyed: &mut Destroyed, remote: SocketAddrV4) {
     std::thread::sleep(Duration::from_millis(100));
     let ending = Ending::Socket { local: SERVICE, remote };
     assert!(!announced(destroyed).contains(&ending));
+}
+
+/// How many resets the service sends while something is done.
+fn resets(body: impl FnOnce()) -> usize {
+    // On the loopback interface, what is sent is received.
+    let packets = Packets::open("lo");
+    body();
+    let frames = packets.within(Duration::from_millis(50));
+    // Behind Ethernet's 14 bytes, IPv4 without options: the source address, and TCP's source port and flags.
+    frames
+        .iter()
+        .filter(|frame| frame[26..30] == VIP.octets() && frame[34..36] == [0, 80] && frame[47] & 4 != 0)
+        .count()
 }
 
 #[test]
@@ -128,7 +143,7 @@ fn an_orphan_in_fin_wait_2_and_then_time_wait_is_found() {
         // The full socket is gone, the tuple is not: hence a query before it is forgotten.
         hears(&mut destroyed, Ending::Socket { local: SERVICE, remote });
         // The end of TIME_WAIT is not announced.
-        assert!(sockets.destroy(SERVICE, remote).unwrap());
+        assert_eq!(resets(|| assert!(sockets.destroy(SERVICE, remote).unwrap())), 0);
         assert_eq!(state(&mut sockets, remote), None);
         hears_nothing(&mut destroyed, remote);
     });
@@ -177,7 +192,7 @@ fn a_half_open_connection_is_found_and_its_end_not_announced() {
             });
             let remote = remote.unwrap();
             assert_eq!(state(&mut sockets, remote), Some(State::SynReceived));
-            assert!(sockets.destroy(SERVICE, remote).unwrap());
+            assert_eq!(resets(|| assert!(sockets.destroy(SERVICE, remote).unwrap())), 0);
             assert_eq!(state(&mut sockets, remote), None);
             hears_nothing(&mut destroyed, remote);
             connecting.join().unwrap();
@@ -255,13 +270,33 @@ fn an_established_connection_is_destroyed_and_announced_once_it_is_closed() {
         let mut sockets = Sockets::open(0).unwrap();
         let mut destroyed = Destroyed::subscribe().unwrap();
         let Pair { _listener, service, client: _client, remote } = pair();
-        assert!(sockets.destroy(SERVICE, remote).unwrap());
+        assert_eq!(resets(|| assert!(sockets.destroy(SERVICE, remote).unwrap())), 1);
         assert_eq!(state(&mut sockets, remote), None);
         assert!(!sockets.destroy(SERVICE, remote).unwrap());
         // The application still holds it: the announcement waits for it, the query does not.
         hears_nothing(&mut destroyed, remote);
         drop(service);
         hears(&mut destroyed, Ending::Socket { local: SERVICE, remote });
+    });
+}
+
+#[test]
+fn destroying_a_closing_connection_resets_the_client_until_both_have_said_goodbye() {
+    if !is_root() {
+        return;
+    }
+    namespace().run(|| {
+        let mut sockets = Sockets::open(0).unwrap();
+        let close_wait = pair();
+        close_wait.client.shutdown(std::net::Shutdown::Write).unwrap();
+        becomes(&mut sockets, close_wait.remote, Some(State::CloseWait));
+        assert_eq!(resets(|| assert!(sockets.destroy(SERVICE, close_wait.remote).unwrap())), 1);
+        drop(close_wait);
+        let fin_wait_2 = pair();
+        drop(fin_wait_2.service);
+        becomes(&mut sockets, fin_wait_2.remote, Some(State::FinWait2));
+        // As by default, the orphan is a small socket, which the kernel ends without a word.
+        assert_eq!(resets(|| assert!(sockets.destroy(SERVICE, fin_wait_2.remote).unwrap())), 0);
     });
 }
 
@@ -346,14 +381,17 @@ fn lost_announcements_are_told() {
 #[ignore = "a measurement: prints what docs/host.md says"]
 fn how_long_a_dump_of_100_000_sockets_takes() {
     namespace().run(|| {
-        sh("sysctl -qw net.ipv4.tcp_max_tw_buckets=300000 net.ipv4.ip_local_port_range='1024 65535'");
+        sh("sysctl -qw net.ipv4.tcp_max_tw_buckets=300000");
         let listener = TcpListener::bind(SERVICE).unwrap();
         let mut count = 0;
-        for last in 1..=3 {
-            sh(&format!("ip address replace 10.77.1.{last}/32 dev lo"));
-            sh(&format!("ip route replace local {VIP} dev lo table local src 10.77.1.{last}"));
-            for _ in 0..34_000 {
-                let client = TcpStream::connect(SERVICE).unwrap();
+        for last in 1..=2 {
+            sh(&format!("ip address add 10.77.1.{last}/32 dev lo"));
+            for port in 10_000..60_000 {
+                let client =
+                    nix::sys::socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+                let client = client.unwrap();
+                bind(client.as_raw_fd(), &SockaddrIn::new(10, 77, 1, last, port)).unwrap();
+                nix::sys::socket::connect(client.as_raw_fd(), &SockaddrIn::from(SERVICE)).unwrap();
                 // Closed by the service first, so that the TIME_WAIT is the VIP's.
                 drop(listener.accept().unwrap());
                 drop(client);
@@ -365,10 +403,43 @@ fn how_long_a_dump_of_100_000_sockets_takes() {
             let start = Instant::now();
             let listed = sockets.dump(&[VIP]).unwrap();
             println!("{} of {count} listed in {:?}", listed.len(), start.elapsed());
+            assert_eq!(listed.len(), count);
             let start = Instant::now();
             let found =
                 listed.iter().take(10_000).filter(|one| sockets.query(one.local, one.remote).unwrap().is_some());
             println!("{} queries in {:?}", found.count(), start.elapsed());
+            let mut listing = Listing::begin(&[VIP]).unwrap();
+            let (mut steps, mut longest) = (0, Duration::ZERO);
+            loop {
+                let start = Instant::now();
+                let more = listing.step(|_| {}).unwrap();
+                (steps, longest) = (steps + 1, longest.max(start.elapsed()));
+                if !more {
+                    break;
+                }
+            }
+            println!("the same in {steps} steps, the longest of {longest:?}");
         }
+    });
+}
+
+#[test]
+#[ignore = "a measurement: prints what docs/host.md says"]
+fn how_many_announcements_wait_to_be_read() {
+    namespace().run(|| {
+        let mut destroyed = Destroyed::subscribe().unwrap();
+        let listener = TcpListener::bind(SERVICE).unwrap();
+        for _ in 0..30_000 {
+            let client = TcpStream::connect(SERVICE).unwrap();
+            reset_on_close(&client);
+            drop(client);
+            drop(listener.accept());
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        let start = Instant::now();
+        let mut heard = Vec::new();
+        destroyed.read(1_000_000, |ending| heard.push(ending)).unwrap();
+        let lost = heard.iter().position(|ending| *ending == Ending::Lost);
+        println!("{} read in {:?}, lost at {lost:?}", heard.len(), start.elapsed());
     });
 }
