@@ -69,6 +69,7 @@ impl HostSide {
     /// Sets again what is missing, and says what was: other programs (firewalls, network managers) may have removed
     /// it. A few system calls when all is well.
     pub fn ensure(&mut self) -> Result<Vec<String>, Error> {
+        self.kernel.look_anew();
         let mut repaired = Vec::new();
         for change in self.plan.changes() {
             if self.journal.find(&change).is_none_or(|entry| entry.change != change) {

@@ -401,3 +401,23 @@ fn two_members_in_two_namespaces_do_not_meet() {
     second.0.run(|| HostSide::raise(&plan(&[VIP]), &directories.1.journal()).unwrap().undo().unwrap());
     assert_eq!(first.0.run(state), before);
 }
+
+#[test]
+#[ignore = "a measurement: prints what docs/host.md says"]
+fn what_looking_after_it_costs() {
+    let (member, _peer) = member_and_peer();
+    member.run(|| {
+        let directory = Directory::new();
+        let start = std::time::Instant::now();
+        let mut host = HostSide::raise(&plan(&[VIP]), &directory.journal()).unwrap();
+        println!("raised in {:?}", start.elapsed());
+        let start = std::time::Instant::now();
+        for _ in 0..100 {
+            assert_eq!(host.ensure().unwrap(), [""; 0]);
+        }
+        println!("looked after in {:?}", start.elapsed() / 100);
+        let start = std::time::Instant::now();
+        host.undo().unwrap();
+        println!("undone in {:?}", start.elapsed());
+    });
+}

@@ -4,7 +4,7 @@
 //! of the data plane it has a relay between wire and TAP that does just what delivering frames takes.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -289,10 +289,29 @@ fn a_dead_member_whose_firewall_was_flushed_is_still_silent_on_the_wire() {
     member.sh("nft flush ruleset");
     let (own, _) = macs(&member);
     assert_eq!(answers(&peer, "p0", own), Vec::<Vec<u8>>::new());
-    // Nor does it speak up if the policy rule is gone instead (systemd-networkd removes foreign rules).
+}
+
+#[test]
+fn a_dead_member_whose_rule_was_removed_is_still_silent() {
+    if !is_root() {
+        return;
+    }
+    let (member, peer) = member_and_peer();
+    let directory = Directory::new();
     Member::start(&member, &directory).kill();
+    // As systemd-networkd does with foreign rules. Now the way of the VIP's packets is the wire.
     member.sh("ip rule del priority 200");
-    assert_eq!(answers(&peer, "p0", own), Vec::<Vec<u8>>::new());
+    let packets = peer.run(|| Packets::open("p0"));
+    let leaves = || {
+        let socket = member.run(|| UdpSocket::bind((VIP, 0)).unwrap());
+        let sent = socket.send_to(b"out", (PEER, 9));
+        let seen = packets.within(Duration::from_millis(200));
+        (sent.is_ok(), seen.iter().any(|frame| frame.windows(4).any(|bytes| bytes == VIP.octets())))
+    };
+    assert_eq!(leaves(), (false, false));
+    // And it is the guard that keeps it from going.
+    member.sh("nft flush ruleset");
+    assert_eq!(leaves(), (true, true));
 }
 
 #[test]

@@ -281,7 +281,7 @@ fn an_established_connection_is_destroyed_and_announced_once_it_is_closed() {
 }
 
 #[test]
-fn destroying_a_closing_connection_resets_the_client_until_both_have_said_goodbye() {
+fn destroying_a_closing_connection_resets_the_client_while_it_is_a_full_socket() {
     if !is_root() {
         return;
     }
@@ -292,6 +292,11 @@ fn destroying_a_closing_connection_resets_the_client_until_both_have_said_goodby
         becomes(&mut sockets, close_wait.remote, Some(State::CloseWait));
         assert_eq!(resets(|| assert!(sockets.destroy(SERVICE, close_wait.remote).unwrap())), 1);
         drop(close_wait);
+        let held = pair();
+        held.service.shutdown(std::net::Shutdown::Write).unwrap();
+        becomes(&mut sockets, held.remote, Some(State::FinWait2));
+        assert_eq!(resets(|| assert!(sockets.destroy(SERVICE, held.remote).unwrap())), 1);
+        drop(held);
         let fin_wait_2 = pair();
         drop(fin_wait_2.service);
         becomes(&mut sockets, fin_wait_2.remote, Some(State::FinWait2));
