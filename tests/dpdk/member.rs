@@ -19,12 +19,20 @@ struct Counters {
     turns: AtomicU64,
 }
 
+/// Hands whole frames on; what the other port refuses is dropped and counted.
 struct Forwarder {
     ports: WorkerPorts,
     burst: Burst<MbufBuffer>,
     counters: Arc<Counters>,
     sleep: bool,
     panic_at: u64,
+    forwarded: u64,
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        say(&format!("dropped worker={} forwarded={}", self.ports.index, self.forwarded));
+    }
 }
 
 impl Forwarder {
@@ -39,6 +47,7 @@ impl Forwarder {
         }
         count.fetch_add(self.burst.len() as u64, Ordering::Relaxed);
         let all = self.burst.len();
+        self.forwarded += all as u64;
         self.burst.retain(|buffer| buffer.is_whole());
         counters.not_whole.fetch_add((all - self.burst.len()) as u64, Ordering::Relaxed);
         to.send(&mut self.burst);
@@ -62,7 +71,8 @@ fn value<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
     arguments.iter().find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// Runs until told to stop; says `ready {…}` when it forwards and `finished {…}` in the end.
+/// Runs until told to stop. Says `open …` when the ports are set up, `worker …` when one starts, `dropped …` when it ends,
+/// `signal …` for each, and `finished …` with the counters in the end.
 pub fn run(arguments: &[String]) -> Result<(), String> {
     let number = |name: &str, default: usize| value(arguments, name).map_or(default, |text| text.parse().unwrap());
     let wire = value(arguments, "wire").unwrap();
@@ -108,7 +118,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     let theirs = counters.clone();
     let make = move |ports: WorkerPorts| {
         say(&format!("worker {} on core {}", ports.index, ports.core));
-        Forwarder { ports, burst: Burst::new(), counters: theirs.clone(), sleep, panic_at }
+        Forwarder { ports, burst: Burst::new(), counters: theirs.clone(), sleep, panic_at, forwarded: 0 }
     };
     let on_signal = move |signal| {
         say(&format!("signal {signal:?}"));
