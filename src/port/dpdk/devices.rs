@@ -44,6 +44,7 @@ pub(super) struct Ports {
 pub(super) fn plan(setup: &Dataplane) -> Result<Ports, Error> {
     let mut wire = match &setup.wire {
         Wire::Interface(name) => {
+            interface::index(name)?;
             let arguments = af_packet::arguments(name, setup.workers.len());
             Device::new("net_af_packet_wire", Some(arguments))
         }
