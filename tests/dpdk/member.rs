@@ -26,6 +26,8 @@ struct Forwarder {
     counters: Arc<Counters>,
     sleep: bool,
     panic_at: u64,
+    // Bursts are handed on as they come, as dpdk-testpmd does in its io mode: for comparing the two.
+    plain: bool,
     forwarded: u64,
 }
 
@@ -46,6 +48,11 @@ impl Forwarder {
             return false;
         }
         count.fetch_add(self.burst.len() as u64, Ordering::Relaxed);
+        if self.plain {
+            to.send(&mut self.burst);
+            self.burst.clear();
+            return true;
+        }
         let all = self.burst.len();
         self.forwarded += all as u64;
         self.burst.retain(|buffer| buffer.is_whole());
@@ -102,6 +109,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         eal: value(arguments, "eal").map(|text| text.split(';').map(str::to_owned).collect()).unwrap_or_default(),
     };
     let sleep = value(arguments, "poll") == Some("adaptive");
+    let plain = value(arguments, "forward") == Some("plain");
     let panic_at = number("panic_at", 0) as u64;
     let handover = value(arguments, "handover").map(|millis| Duration::from_millis(millis.parse().unwrap()));
 
@@ -118,7 +126,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     let theirs = counters.clone();
     let make = move |ports: WorkerPorts| {
         say(&format!("worker {} on core {}", ports.index, ports.core));
-        Forwarder { ports, burst: Burst::new(), counters: theirs.clone(), sleep, panic_at, forwarded: 0 }
+        Forwarder { ports, burst: Burst::new(), counters: theirs.clone(), sleep, panic_at, plain, forwarded: 0 }
     };
     let on_signal = move |signal| {
         say(&format!("signal {signal:?}"));
