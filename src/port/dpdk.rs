@@ -26,6 +26,7 @@ mod signal;
 mod worker;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use capsule_ffi as ffi;
@@ -191,12 +192,13 @@ impl Runtime {
     pub fn run<W, M, S>(mut self, make: M, on_signal: S) -> Result<Finished, Error>
     where
         W: Turn + 'static,
-        M: Fn(WorkerPorts) -> W + Clone + Send + Sync + 'static,
+        M: Fn(WorkerPorts) -> W + Send + Sync + 'static,
         S: Fn(Signal) -> ControlFlow<()> + 'static,
     {
         let failed = |doing| move |reason: anyhow::Error| Error::Dpdk { doing, reason: format!("{reason:#}") };
         let wire = queue::port_id(&self.ports.wire)?;
         let host = queue::port_id(&self.ports.host)?;
+        let make = Arc::new(make);
         for (index, &core) in self.workers.iter().enumerate() {
             let make = make.clone();
             let pool = memory::pool_of_core(core)?;
