@@ -13,11 +13,22 @@ pub(super) struct ListeningClock {
     hearing: bool,
     /// After a pause nobody is declared dead before this: the inbox is read first.
     listen_until: Duration,
+    /// Since when one pause follows another. It ends: who is always late must notice a death too.
+    late_since: Option<Duration>,
 }
+
+/// How many heartbeats of listening one pause after another may put off a judgement.
+const PUT_OFF_MAX: u32 = 2;
 
 impl ListeningClock {
     pub(super) fn new(now: Time) -> ListeningClock {
-        ListeningClock { listened: Duration::ZERO, last: now, hearing: true, listen_until: Duration::ZERO }
+        ListeningClock {
+            listened: Duration::ZERO,
+            last: now,
+            hearing: true,
+            listen_until: Duration::ZERO,
+            late_since: None,
+        }
     }
 
     /// Goes on to `now`; returns how long this member was away, if it was.
@@ -31,9 +42,13 @@ impl ListeningClock {
         // notices a death, only later.
         self.listened += gap.min(heartbeat);
         if gap <= heartbeat * 3 / 2 {
+            if self.listened >= self.listen_until {
+                self.late_since = None;
+            }
             return None;
         }
-        self.listen_until = self.listened + heartbeat / 2;
+        let since = *self.late_since.get_or_insert(self.listened);
+        self.listen_until = (self.listened + heartbeat / 2).min(since + heartbeat * PUT_OFF_MAX);
         Some(gap)
     }
 

@@ -124,14 +124,14 @@ impl Control {
         self.vips.iter_mut().for_each(|vip| vip.better = None);
     }
 
-    /// Proposes a change where the assignment needs one and it is our turn. Returns whether it needs none.
+    /// Proposes a change where the assignment needs one and it is our turn. Returns whether it needs none any more.
     fn reconcile(&mut self, index: usize, now: Time, actions: &mut Vec<Action>) -> bool {
         let roster = self.roster(index);
         let election = self.election(index, &roster);
         let need = election.need();
         let challenge = if need == Need::Nothing { self.rebalance(index, &election) } else { None };
-        let (at, settled, heartbeat, detection) =
-            (self.clock.listened(), self.has_settled(), self.settings.heartbeat, self.settings.detection());
+        let (at, heartbeat, detection) = (self.clock.listened(), self.settings.heartbeat, self.settings.detection());
+        let may_propose = !self.yielding && self.proposes_from().is_some_and(|from| at >= from);
         let vip = &mut self.vips[index];
         match need {
             Need::Nothing => {
@@ -146,7 +146,7 @@ impl Control {
                         && at >= since + rebalance.hold
                     {
                         self.propose(index, actives, now);
-                        return false;
+                        return true;
                     }
                 }
                 vip.healthy.is_some()
@@ -165,11 +165,12 @@ impl Control {
                 // overruled waits as long as it takes to notice a death.
                 let overruled = vip.assignment.proposer != self.me && absence;
                 let held_off = overruled && vip.claimed.is_some_and(|claimed| at < claimed + detection);
-                if settled && !held_off && at >= needed + heartbeat * turn {
+                if may_propose && !held_off && at >= needed + heartbeat * turn {
                     if absence {
                         vip.claimed = Some(at);
                     }
                     self.propose(index, actives, now);
+                    return true;
                 }
                 false
             }
@@ -293,7 +294,8 @@ impl Control {
             let refusal = refusal.map(|changed| changed + NO_REFUSAL_FOR).filter(|&time| time > self.clock.when(at));
             listened.map(|time| self.clock.when(time)).chain(refusal)
         });
-        timers.min()
+        let proposes = self.proposes_from().filter(|&from| from > at).map(|from| self.clock.when(from));
+        timers.chain(proposes).min()
     }
 
     fn election<'a>(&'a self, index: usize, roster: &'a [Standing]) -> Election<'a> {
