@@ -274,15 +274,9 @@ impl Established {
     /// The tuple's entries in the order of the way from its home: at most one, but while two threads enter it.
     #[inline]
     fn probe(&self, tuple: &Tuple, hash: Hash) -> Probe<'_> {
-        Probe {
-            table: self,
-            key: tuple.key(),
-            vip: tuple.vip,
-            hash,
-            bucket: self.home(hash),
-            from: 0,
-            left: REACH.min(self.buckets.len()),
-        }
+        let (key, bucket) = (tuple.key(), self.home(hash));
+        let candidates = self.buckets[bucket].candidates(key);
+        Probe { table: self, key, vip: tuple.vip, hash, bucket, candidates, left: REACH.min(self.buckets.len()) }
     }
 
     /// Enters a tuple that was not found, in the first free slot on its way.
@@ -364,6 +358,17 @@ impl Established {
 }
 
 impl Bucket {
+    /// The slots that have this key, as bits: a first look, without a branch that depends on where it is.
+    #[inline]
+    fn candidates(&self, key: u64) -> u32 {
+        let mut candidates = 0;
+        for (slot, other) in self.keys.iter().enumerate() {
+            // Acquire: if the slot has changed hands, what its last owner's remover saw is seen in the slots after it.
+            candidates |= u32::from(other.load(Ordering::Acquire) == key) << slot;
+        }
+        candidates
+    }
+
     /// A slot's key and word, if it holds an entry, and both of the same.
     #[inline]
     fn read(&self, slot: usize) -> Option<(u64, Word)> {
@@ -433,8 +438,8 @@ struct Probe<'a> {
     vip: VipIndex,
     hash: Hash,
     bucket: usize,
-    /// The first slot of the bucket that has not been looked at.
-    from: usize,
+    /// The slots of the bucket that have the key and were not looked at, as bits.
+    candidates: u32,
     /// Buckets left, this one included.
     left: usize,
 }
@@ -444,26 +449,26 @@ impl Iterator for Probe<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<Entry> {
-        while self.left != 0 {
+        loop {
             let bucket = &self.table.buckets[self.bucket];
-            for slot in self.from..SLOTS {
-                // Acquire: if the slot has changed hands, what its last owner's remover knew (another entry of the
-                // tuple, see `insert`) is seen further on.
-                if bucket.keys[slot].load(Ordering::Acquire) != self.key {
-                    continue;
-                }
-                if let Some((key, word)) = bucket.read(slot)
-                    && key == self.key
-                    && word.vip() == self.vip
-                {
-                    self.from = slot + 1;
-                    return Some(Entry { slot: (self.bucket * SLOTS + slot) as u32, word });
+            while self.candidates != 0 {
+                let slot = self.candidates.trailing_zeros() as usize;
+                self.candidates &= self.candidates - 1;
+                match bucket.read(slot) {
+                    Some((key, word)) if key == self.key && word.vip() == self.vip => {
+                        return Some(Entry { slot: (self.bucket * SLOTS + slot) as u32, word });
+                    }
+                    // Gone, or another VIP's. If its remover saw another entry of the tuple (see `insert`), so must we,
+                    // and the first look may have been too early.
+                    _ => self.candidates = bucket.candidates(self.key) & !1 << slot,
                 }
             }
-            self.from = 0;
-            self.left = if bucket.is_passed(self.hash) { self.left - 1 } else { 0 };
+            if self.left <= 1 || !bucket.is_passed(self.hash) {
+                return None;
+            }
+            self.left -= 1;
             self.bucket = self.table.after(self.bucket);
+            self.candidates = self.table.buckets[self.bucket].candidates(self.key);
         }
-        None
     }
 }
