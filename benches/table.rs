@@ -95,9 +95,18 @@ fn tuple(number: usize) -> Tuple {
 /// 64 tuples and their hashes, of which `table` has been asked to fetch the lines.
 fn batch(table: &Established, mut next: impl FnMut() -> Tuple) -> ([Tuple; BATCH], [Hash; BATCH]) {
     let tuples: [Tuple; BATCH] = std::array::from_fn(|_| next());
-    let hashes = tuples.map(|tuple| table.hash(&tuple));
-    hashes.iter().for_each(|hash| table.prefetch(*hash));
+    let hashes = tuples.map(|tuple| {
+        let hash = table.hash(&tuple);
+        table.prefetch(hash);
+        hash
+    });
     (tuples, hashes)
+}
+
+fn count_found(table: &Established, tuples: &[Tuple], hashes: &[Hash]) -> usize {
+    let mut found = [None; BATCH];
+    table.find_many(tuples, hashes, &mut found);
+    found.iter().flatten().count()
 }
 
 #[repr(align(64))]
@@ -157,22 +166,20 @@ fn established(criterion: &mut Criterion<CpuTime>, name: &str, connections: usiz
     group.bench_function("hit", |bencher| {
         bencher.iter(|| {
             let (tuples, hashes) = batch(&table, || tuple(random.below(held)));
-            let found = tuples.iter().zip(&hashes).filter(|(tuple, hash)| table.find(tuple, **hash).is_some()).count();
-            assert_eq!(found, BATCH);
+            assert_eq!(count_found(&table, &tuples, &hashes), BATCH);
         });
     });
     group.bench_function("miss", |bencher| {
         bencher.iter(|| {
             let (tuples, hashes) = batch(&table, || Tuple { vip: 1, ..tuple(random.below(held)) });
-            let found = tuples.iter().zip(&hashes).filter(|(tuple, hash)| table.find(tuple, **hash).is_some()).count();
-            assert_eq!(found, 0);
+            assert_eq!(count_found(&table, &tuples, &hashes), 0);
         });
     });
     group.bench_function("half of each", |bencher| {
         bencher.iter(|| {
             let (tuples, hashes) =
                 batch(&table, || Tuple { vip: (random.next() >> 40) as u8 & 1, ..tuple(random.below(held)) });
-            tuples.iter().zip(&hashes).filter(|(tuple, hash)| table.find(tuple, **hash).is_some()).count()
+            count_found(&table, &tuples, &hashes)
         });
     });
     group.bench_function("insert and remove", |bencher| {
@@ -194,6 +201,11 @@ fn handshakes(criterion: &mut Criterion<CpuTime>) {
     let ring = Handshakes::new(RECORDS, HugePages::Auto).expect("memory");
     let mut random = Random(3);
     let mut fresh = || Tuple { client: Ipv4Addr::from_bits(random.next() as u32), ..NO_TUPLE };
+    let hash = |tuple: Tuple| {
+        let hash = HASHER.hash(&tuple);
+        ring.prefetch(hash);
+        hash
+    };
     let mut now = NOW;
     for _ in 0..2 * RECORDS {
         let tuple = fresh();
@@ -206,8 +218,8 @@ fn handshakes(criterion: &mut Criterion<CpuTime>) {
         bencher.iter(|| {
             now += Duration::from_micros(64);
             let tuples: [Tuple; BATCH] = std::array::from_fn(|_| fresh());
-            let hashes = tuples.map(|tuple| HASHER.hash(&tuple));
-            hashes.iter().for_each(|hash| ring.prefetch(*hash));
+            let hashes = tuples.map(hash);
+            hashes.iter().for_each(|hash| ring.prefetch_record(*hash, now));
             for (tuple, hash) in tuples.iter().zip(&hashes) {
                 black_box(ring.remember(tuple, *hash, 5, false, now));
             }
@@ -216,8 +228,7 @@ fn handshakes(criterion: &mut Criterion<CpuTime>) {
     group.bench_function("none of the tuple: find", |bencher| {
         bencher.iter(|| {
             let tuples: [Tuple; BATCH] = std::array::from_fn(|_| fresh());
-            let hashes = tuples.map(|tuple| HASHER.hash(&tuple));
-            hashes.iter().for_each(|hash| ring.prefetch(*hash));
+            let hashes = tuples.map(hash);
             tuples.iter().zip(&hashes).map(|(tuple, hash)| ring.find(tuple, *hash, now).len()).sum::<usize>()
         });
     });
@@ -225,8 +236,8 @@ fn handshakes(criterion: &mut Criterion<CpuTime>) {
         bencher.iter(|| {
             now += Duration::from_micros(64);
             let tuples: [Tuple; BATCH] = std::array::from_fn(|_| fresh());
-            let hashes = tuples.map(|tuple| HASHER.hash(&tuple));
-            hashes.iter().for_each(|hash| ring.prefetch(*hash));
+            let hashes = tuples.map(hash);
+            hashes.iter().for_each(|hash| ring.prefetch_record(*hash, now));
             let mut settled = 0;
             for (tuple, hash) in tuples.iter().zip(&hashes) {
                 let Remembered::New(_) = ring.remember(tuple, *hash, 5, true, now) else { continue };

@@ -93,7 +93,8 @@ impl Established {
         self.hasher.hash(tuple)
     }
 
-    /// Asks the CPU for the line that [`find`](Established::find) will read.
+    /// Asks the CPU for the line that [`find`](Established::find) will read. Best right after each hash, so that memory
+    /// is at work while the next is computed.
     #[inline]
     pub fn prefetch(&self, hash: Hash) {
         prefetch(&self.buckets[self.home(hash)]);
@@ -103,6 +104,30 @@ impl Established {
     #[inline]
     pub fn find(&self, tuple: &Tuple, hash: Hash) -> Option<Entry> {
         self.probe(tuple, hash).next()
+    }
+
+    /// [`find`](Established::find) for a burst, `found[i]` for `tuples[i]`: best called some time after
+    /// [`prefetch`](Established::prefetch) for each. The few that need a second line are looked up again at the end,
+    /// when that line has come too.
+    #[inline]
+    pub fn find_many(&self, tuples: &[Tuple], hashes: &[Hash], found: &mut [Option<Entry>]) {
+        let bursts = tuples.chunks(64).zip(hashes.chunks(64)).zip(found.chunks_mut(64));
+        for ((tuples, hashes), found) in bursts {
+            let mut later = 0u64;
+            for (index, ((tuple, hash), found)) in tuples.iter().zip(hashes).zip(&mut *found).enumerate() {
+                let mut probe = self.probe(tuple, *hash);
+                *found = probe.next_here();
+                if found.is_none() && probe.go_on() {
+                    prefetch(&self.buckets[probe.bucket]);
+                    later |= 1 << index;
+                }
+            }
+            while later != 0 {
+                let index = later.trailing_zeros() as usize;
+                later &= later - 1;
+                found[index] = self.find(&tuples[index], hashes[index]);
+            }
+        }
     }
 
     /// Enters a connection, or, if it is there already, confirms it in place: a new generation, no SYN seen.
@@ -444,30 +469,50 @@ struct Probe<'a> {
     left: usize,
 }
 
+impl Probe<'_> {
+    /// The next entry in this bucket.
+    #[inline]
+    fn next_here(&mut self) -> Option<Entry> {
+        let bucket = &self.table.buckets[self.bucket];
+        while self.candidates != 0 {
+            let slot = self.candidates.trailing_zeros() as usize;
+            self.candidates &= self.candidates - 1;
+            match bucket.read(slot) {
+                Some((key, word)) if key == self.key && word.vip() == self.vip => {
+                    return Some(Entry { slot: (self.bucket * SLOTS + slot) as u32, word });
+                }
+                // Gone, or another VIP's. If its remover saw another entry of the tuple (see `insert`), so must we,
+                // and the first look may have been too early.
+                _ => self.candidates = bucket.candidates(self.key) & !1 << slot,
+            }
+        }
+        None
+    }
+
+    /// To the next bucket, if there may be an entry.
+    #[inline]
+    fn go_on(&mut self) -> bool {
+        if self.left <= 1 || !self.table.buckets[self.bucket].is_passed(self.hash) {
+            return false;
+        }
+        self.left -= 1;
+        self.bucket = self.table.after(self.bucket);
+        true
+    }
+}
+
 impl Iterator for Probe<'_> {
     type Item = Entry;
 
     #[inline]
     fn next(&mut self) -> Option<Entry> {
         loop {
-            let bucket = &self.table.buckets[self.bucket];
-            while self.candidates != 0 {
-                let slot = self.candidates.trailing_zeros() as usize;
-                self.candidates &= self.candidates - 1;
-                match bucket.read(slot) {
-                    Some((key, word)) if key == self.key && word.vip() == self.vip => {
-                        return Some(Entry { slot: (self.bucket * SLOTS + slot) as u32, word });
-                    }
-                    // Gone, or another VIP's. If its remover saw another entry of the tuple (see `insert`), so must we,
-                    // and the first look may have been too early.
-                    _ => self.candidates = bucket.candidates(self.key) & !1 << slot,
-                }
+            if let Some(entry) = self.next_here() {
+                return Some(entry);
             }
-            if self.left <= 1 || !bucket.is_passed(self.hash) {
+            if !self.go_on() {
                 return None;
             }
-            self.left -= 1;
-            self.bucket = self.table.after(self.bucket);
             self.candidates = self.table.buckets[self.bucket].candidates(self.key);
         }
     }
