@@ -105,7 +105,8 @@ impl Established {
         self.hasher.hash(tuple)
     }
 
-    /// Asks the CPU for the line that [`find`](Established::find) will read.
+    /// Asks the CPU for the line that [`find`](Established::find) will read. Best right after each hash, so that memory
+    /// is at work while the next is computed.
     #[inline]
     pub fn prefetch(&self, hash: Hash) {
         prefetch(&self.buckets[self.home(hash)]);
@@ -115,6 +116,30 @@ impl Established {
     #[inline]
     pub fn find(&self, tuple: &Tuple, hash: Hash) -> Option<Entry> {
         self.probe(tuple, hash).next()
+    }
+
+    /// [`find`](Established::find) for a burst, `found[i]` for `tuples[i]`: best called some time after
+    /// [`prefetch`](Established::prefetch) for each. The few that need a second line are looked up again at the end,
+    /// when that line has come too.
+    #[inline]
+    pub fn find_many(&self, tuples: &[Tuple], hashes: &[Hash], found: &mut [Option<Entry>]) {
+        let bursts = tuples.chunks(64).zip(hashes.chunks(64)).zip(found.chunks_mut(64));
+        for ((tuples, hashes), found) in bursts {
+            let mut later = 0u64;
+            for (index, ((tuple, hash), found)) in tuples.iter().zip(hashes).zip(&mut *found).enumerate() {
+                let mut probe = self.probe(tuple, *hash);
+                *found = probe.next_here();
+                if found.is_none() && probe.go_on() {
+                    prefetch(&self.buckets[probe.bucket]);
+                    later |= 1 << index;
+                }
+            }
+            while later != 0 {
+                let index = later.trailing_zeros() as usize;
+                later &= later - 1;
+                found[index] = self.find(&tuples[index], hashes[index]);
+            }
+        }
     }
 
     /// Enters a connection, or, if it is there already, confirms it in place: a new generation, no SYN seen.
@@ -286,15 +311,9 @@ impl Established {
     /// The tuple's entries in the order of the way from its home: at most one, but while two threads enter it.
     #[inline]
     fn probe(&self, tuple: &Tuple, hash: Hash) -> Probe<'_> {
-        Probe {
-            table: self,
-            key: tuple.key(),
-            vip: tuple.vip,
-            hash,
-            bucket: self.home(hash),
-            from: 0,
-            left: REACH.min(self.buckets.len()),
-        }
+        let (key, bucket) = (tuple.key(), self.home(hash));
+        let candidates = self.buckets[bucket].candidates(key);
+        Probe { table: self, key, vip: tuple.vip, hash, bucket, candidates, left: REACH.min(self.buckets.len()) }
     }
 
     /// Enters a tuple that was not found, in the first free slot on its way.
@@ -376,6 +395,17 @@ impl Established {
 }
 
 impl Bucket {
+    /// The slots that have this key, as bits: a first look, without a branch that depends on where it is.
+    #[inline]
+    fn candidates(&self, key: u64) -> u32 {
+        let mut candidates = 0;
+        for (slot, other) in self.keys.iter().enumerate() {
+            // Acquire: if the slot has changed hands, what its last owner's remover saw is seen in the slots after it.
+            candidates |= u32::from(other.load(Ordering::Acquire) == key) << slot;
+        }
+        candidates
+    }
+
     /// A slot's key and word, if it holds an entry, and both of the same.
     #[inline]
     fn read(&self, slot: usize) -> Option<(u64, Word)> {
@@ -445,10 +475,42 @@ struct Probe<'a> {
     vip: VipIndex,
     hash: Hash,
     bucket: usize,
-    /// The first slot of the bucket that has not been looked at.
-    from: usize,
+    /// The slots of the bucket that have the key and were not looked at, as bits.
+    candidates: u32,
     /// Buckets left, this one included.
     left: usize,
+}
+
+impl Probe<'_> {
+    /// The next entry in this bucket.
+    #[inline]
+    fn next_here(&mut self) -> Option<Entry> {
+        let bucket = &self.table.buckets[self.bucket];
+        while self.candidates != 0 {
+            let slot = self.candidates.trailing_zeros() as usize;
+            self.candidates &= self.candidates - 1;
+            match bucket.read(slot) {
+                Some((key, word)) if key == self.key && word.vip() == self.vip => {
+                    return Some(Entry { slot: (self.bucket * SLOTS + slot) as u32, word });
+                }
+                // Gone, or another VIP's. If its remover saw another entry of the tuple (see `insert`), so must we,
+                // and the first look may have been too early.
+                _ => self.candidates = bucket.candidates(self.key) & !1 << slot,
+            }
+        }
+        None
+    }
+
+    /// To the next bucket, if there may be an entry.
+    #[inline]
+    fn go_on(&mut self) -> bool {
+        if self.left <= 1 || !self.table.buckets[self.bucket].is_passed(self.hash) {
+            return false;
+        }
+        self.left -= 1;
+        self.bucket = self.table.after(self.bucket);
+        true
+    }
 }
 
 impl Iterator for Probe<'_> {
@@ -456,26 +518,14 @@ impl Iterator for Probe<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<Entry> {
-        while self.left != 0 {
-            let bucket = &self.table.buckets[self.bucket];
-            for slot in self.from..SLOTS {
-                // Acquire: if the slot has changed hands, what its last owner's remover knew (another entry of the
-                // tuple, see `insert`) is seen further on.
-                if bucket.keys[slot].load(Ordering::Acquire) != self.key {
-                    continue;
-                }
-                if let Some((key, word)) = bucket.read(slot)
-                    && key == self.key
-                    && word.vip() == self.vip
-                {
-                    self.from = slot + 1;
-                    return Some(Entry { slot: (self.bucket * SLOTS + slot) as u32, word });
-                }
+        loop {
+            if let Some(entry) = self.next_here() {
+                return Some(entry);
             }
-            self.from = 0;
-            self.left = if bucket.is_passed(self.hash) { self.left - 1 } else { 0 };
-            self.bucket = self.table.after(self.bucket);
+            if !self.go_on() {
+                return None;
+            }
+            self.candidates = self.table.buckets[self.bucket].candidates(self.key);
         }
-        None
     }
 }

@@ -11,7 +11,8 @@ mod handshakes;
 mod hash;
 mod memory;
 mod record;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 pub mod tuple;
 

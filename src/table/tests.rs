@@ -201,13 +201,19 @@ proptest! {
                 ring.answer(&tuple, hash, isn, Answer { isn: 1, timestamp: None }, now);
                 oracle.newest(number, isn).answered = true;
             }
-            if let Some(stage) = [Stage::Answered, Stage::Confirmed, Stage::Lost].get(usize::from(action) - usize::from(action != 0)).filter(|_| action > 2) {
+            let settled = match action {
+                1 => Some(Stage::Answered),
+                2 => Some(Stage::Confirmed),
+                3 => Some(Stage::Lost),
+                _ => None,
+            };
+            if let Some(stage) = settled {
                 let record = ring.find(&tuple, hash, now).into_iter().find(|record| record.client_isn == isn).unwrap();
-                prop_assert!(ring.settle(&record, *stage));
-                oracle.newest(number, isn).stage = *stage;
+                prop_assert!(ring.settle(&record, stage));
+                oracle.newest(number, isn).stage = stage;
             }
             for number in 0..7 {
-                let tuple = super::tests::tuple(number, 0);
+                let tuple = self::tuple(number, 0);
                 let found: Vec<_> = ring
                     .find(&tuple, HASHER.hash(&tuple), now)
                     .iter()
