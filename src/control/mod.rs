@@ -19,6 +19,7 @@ mod election;
 pub mod heartbeat;
 pub mod member;
 mod membership;
+pub mod probes;
 pub mod protocol;
 mod report;
 mod roles;
