@@ -14,7 +14,7 @@ use super::connect::{self, Target};
 use super::stop::{Cut, Stop};
 use crate::config::checked::HttpUrl;
 
-/// The most bytes of heads that are read for a status.
+/// The most bytes that are read for a status, interim answers and all.
 const HEAD_MAX: usize = 16 << 10;
 
 /// The most fields of an interim answer's head.
@@ -52,10 +52,14 @@ fn write(stream: &mut TcpStream, mut bytes: &[u8], deadline: Instant, stop: &Sto
 fn status(stream: &mut TcpStream, deadline: Instant, stop: &Stop) -> Result<u16, Cut> {
     let mut head = Vec::new();
     let mut chunk = [0; 2048];
-    loop {
+    let mut total = 0;
+    while total <= HEAD_MAX {
         match stream.read(&mut chunk) {
             Ok(0) => return Err(Cut::failed("the connection ended before a status")),
-            Ok(length) => head.extend_from_slice(&chunk[..length]),
+            Ok(length) => {
+                head.extend_from_slice(&chunk[..length]);
+                total += length;
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => wait(stream, PollFlags::IN, deadline, stop)?,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(Cut::Failed(format!("can not read the answer: {error}"))),
@@ -63,10 +67,8 @@ fn status(stream: &mut TcpStream, deadline: Instant, stop: &Stop) -> Result<u16,
         if let Some(status) = parse(&mut head).map_err(Cut::failed)? {
             return Ok(status);
         }
-        if head.len() > HEAD_MAX {
-            return Err(Cut::Failed(format!("no status in {HEAD_MAX} bytes")));
-        }
     }
+    Err(Cut::Failed(format!("no status in {HEAD_MAX} bytes")))
 }
 
 /// The status, once its line is there. Interim answers (1xx: RFC 9110, section 15.2) are taken off the front.
@@ -78,7 +80,7 @@ fn parse(head: &mut Vec<u8>) -> Result<Option<u16>, &'static str> {
         let parsed = answer.parse(head);
         match (answer.code, parsed) {
             (None, Ok(_)) => return Ok(None),
-            (None, _) | (_, Err(Error::Status | Error::Token | Error::Version | Error::NewLine)) => {
+            (None | Some(..=99), _) | (_, Err(Error::Status | Error::Token | Error::Version | Error::NewLine)) => {
                 return Err("the answer is not HTTP");
             }
             // Its fields do not matter, nor whether all of them are there.
@@ -129,7 +131,7 @@ mod tests {
 
     #[test]
     fn what_is_not_http_is_refused() {
-        let heads = ["SSH-2.0-OpenSSH\r\n", "HTTP/2.0 200 OK\r\n", "GET / HTTP/1.1\r\n", "HTTP/1.1 abc\r\n"];
+        let heads = ["SSH-2.0-OpenSSH\r\n", "HTTP/2.0 200 OK\r\n", "GET / HTTP/1.1\r\n", "HTTP/1.1 099 Low\r\n"];
         for head in heads.into_iter().chain(["HTTP/1.1 2000 OK\r\n", "HTTP/1.1 103 Early\r\nBad Field\r\n\r\n"]) {
             assert!(status(head).is_err(), "{head}");
         }
