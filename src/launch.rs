@@ -181,13 +181,7 @@ fn run_with(config: &Config, host: &mut HostSide, mtu: u32, reload: Box<dyn Fn()
     Ok(())
 }
 
-fn pinned(
-    ports: WorkerPorts,
-    member: &Arc<Member>,
-    counters: &[Arc<Counters>],
-    clock: Clock,
-    poll: Poll,
-) -> Pinned {
+fn pinned(ports: WorkerPorts, member: &Arc<Member>, counters: &[Arc<Counters>], clock: Clock, poll: Poll) -> Pinned {
     if poll == Poll::Adaptive {
         // It gives the core away whenever it is idle, so it may have it at once when it is not.
         host::prompt();
@@ -206,11 +200,8 @@ fn command(commands: &Sender<Command>, signal: Signal) -> ControlFlow<()> {
 }
 
 fn member(config: &Config, own_mac: Mac) -> Result<Member, Error> {
-    let vip = |vip: &crate::config::checked::Vip| VipFacts {
-        address: vip.address,
-        mac: vip.mac,
-        ports: vip.ports.clone(),
-    };
+    let vip =
+        |vip: &crate::config::checked::Vip| VipFacts { address: vip.address, mac: vip.mac, ports: vip.ports.clone() };
     let facts = Facts {
         own_mac,
         vips: config.vips.iter().map(vip).collect(),

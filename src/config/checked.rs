@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use super::key::Key;
+pub use super::url::HttpUrl;
 use crate::frame::Mac;
 
 /// All of it.
@@ -136,7 +137,7 @@ pub enum Probe {
     /// A TCP connection to this port of the VIP, locally.
     Tcp(u16),
     /// An HTTP GET of this URL; healthy on a status of 200 to 399.
-    Http(String),
+    Http(HttpUrl),
     /// A command; healthy on exit status 0.
     Command(Vec<String>),
 }

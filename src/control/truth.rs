@@ -105,7 +105,10 @@ impl Truth {
             };
             let hash = established.hash(&tuple);
             established.insert(&tuple, hash, state, now).map_err(|_| {
-                io::Error::other(format!("the kernel has more than the {} connections that `connections` allows", count))
+                io::Error::other(format!(
+                    "the kernel has more than the {} connections that `connections` allows",
+                    count
+                ))
             })?;
             count += 1;
         }
