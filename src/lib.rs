@@ -18,6 +18,7 @@ pub mod host;
 pub mod idle;
 pub mod port;
 pub mod shared;
+pub mod sim;
 pub mod sync;
 pub mod table;
 pub mod time;
