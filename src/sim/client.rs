@@ -133,6 +133,7 @@ impl Client {
         };
         if let Some(earlier) = self.stories.insert(flow, story) {
             self.past.push((flow, earlier));
+            self.thoughts.retain(|(_, thought)| *thought != flow);
         }
         self.kernel.connect(flow, plan.stamped, now);
         flow

@@ -319,6 +319,10 @@ impl Cluster {
                 }
                 self.host(index);
             }
+            // An earlier time was set since: that event came, or will.
+            Event::Host(index) if self.due[index].host != Some(at) => {}
+            Event::Shell(index) if self.due[index].shell != Some(at) => {}
+            Event::Client(index) if self.client_due[index] != Some(at) => {}
             Event::Host(index) => {
                 self.due[index].host = None;
                 self.members[index].kernel.wake(at);
@@ -457,11 +461,11 @@ impl Cluster {
             machine.from_host.clear();
             machine.kernel.destroyed.clear();
         }
-        if let Some(at) = self.members[index].kernel.deadline()
+        if let Some(at) = self.members[index].kernel.deadline().map(|at| at.max(now))
             && self.due[index].host.is_none_or(|due| at < due)
         {
             self.due[index].host = Some(at);
-            self.events.push(at.max(now), Event::Host(index));
+            self.events.push(at, Event::Host(index));
         }
     }
 
@@ -493,11 +497,11 @@ impl Cluster {
     fn wake_client(&mut self, index: usize) {
         let client = &self.clients[index];
         let at = if client.kernel.frames.is_empty() { client.deadline() } else { Some(self.now) };
-        if let Some(at) = at
+        if let Some(at) = at.map(|at| at.max(self.now))
             && self.client_due[index].is_none_or(|due| at < due)
         {
             self.client_due[index] = Some(at);
-            self.events.push(at.max(self.now), Event::Client(index));
+            self.events.push(at, Event::Client(index));
         }
     }
 
