@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod port;
 pub mod shared;
 pub mod status;
+pub mod sim;
 pub mod sync;
 pub mod table;
 pub mod time;

@@ -369,6 +369,16 @@ impl Control {
         })
     }
 
+    /// Whether the members that say that they serve are those of the assignment: a handover is over.
+    pub(super) fn is_complete(&self, index: usize) -> bool {
+        let assignment = &self.vips[index].assignment;
+        self.is_confirmed(index)
+            && self.membership.live().all(|(peer, run)| {
+                let beat = run.vips.get(index).and_then(Option::as_ref);
+                !beat.is_some_and(|beat| beat.has(vip_flags::SERVING)) || assignment.actives.contains(&peer.name.id())
+            })
+    }
+
     fn others_serve(&self, index: usize) -> bool {
         self.membership.live().any(|(_, run)| {
             let beat = run.vips.get(index).and_then(Option::as_ref);

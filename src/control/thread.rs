@@ -282,7 +282,7 @@ impl<K: Kernel> Running<K> {
         let view = self.shell.control.view(now);
         self.waiting.retain(|waiting| {
             let vip = &view.vips[usize::from(waiting.vip)];
-            if vip.role.active && vip.confirmed {
+            if vip.role.active && vip.complete {
                 let _ = waiting.reply.send(Ok(()));
                 return false;
             }

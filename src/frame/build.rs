@@ -23,6 +23,8 @@ pub struct TcpFrame<'a> {
     pub ack: u32,
     /// Control bits.
     pub flags: u8,
+    /// Window.
+    pub window: u16,
     /// Options; their length must be a multiple of four, 40 at most.
     pub options: &'a [u8],
     /// Data.
@@ -39,6 +41,7 @@ impl Default for TcpFrame<'_> {
             seq: 0,
             ack: 0,
             flags: Flags::ACK,
+            window: u16::MAX,
             options: &[],
             data: &[],
         }
@@ -69,7 +72,7 @@ pub fn tcp_frame(spec: &TcpFrame<'_>) -> Vec<u8> {
     segment[8..12].copy_from_slice(&spec.ack.to_be_bytes());
     segment[12] = ((tcp::HEADER + spec.options.len()) as u8 / 4) << 4;
     segment[13] = spec.flags;
-    segment[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
+    segment[14..16].copy_from_slice(&spec.window.to_be_bytes());
     segment[tcp::HEADER..][..spec.options.len()].copy_from_slice(spec.options);
     segment[tcp::HEADER + spec.options.len()..].copy_from_slice(spec.data);
     let pseudo = checksum::pseudo_header(spec.source.0, spec.destination.0, ipv4::TCP, segment_len as u16);

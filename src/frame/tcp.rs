@@ -138,6 +138,12 @@ impl<'a> Segment<'a> {
         Flags(self.bytes[13])
     }
 
+    /// Window, as it is in the header: not scaled.
+    #[inline]
+    pub fn window(&self) -> u16 {
+        u16::from_be_bytes([self.bytes[14], self.bytes[15]])
+    }
+
     /// Bytes of the header, options included.
     #[inline]
     pub fn header_len(&self) -> usize {
@@ -148,6 +154,12 @@ impl<'a> Segment<'a> {
     #[inline]
     pub fn data_len(&self) -> usize {
         self.bytes.len() - self.header_len()
+    }
+
+    /// The data.
+    #[inline]
+    pub fn data(&self) -> &'a [u8] {
+        &self.bytes[self.header_len()..]
     }
 
     /// The timestamps option, if there is one.

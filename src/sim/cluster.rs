@@ -1,0 +1,539 @@
+//! A whole cluster in memory: members, clients, the switch between them, and the loop that moves time.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use super::checks::{Checks, Truth};
+use super::client::{Client, Plan};
+use super::events::Events;
+use super::kernel::{Kernel, Listener, Secrets};
+use super::member::{Daemon, Frame, Machine};
+use super::options::Options;
+use super::random::Random;
+use super::segment::Flow;
+use super::service::{PORT, Server};
+use super::shell::{self, Shell};
+use super::switch::{Cable, PortIndex, Switch, Way};
+use super::trace::{Glance, Place, Trace};
+use crate::control::{Control, Event as ControlEvent, Identity};
+use crate::shared::Role;
+use crate::table::TableError;
+use crate::time::Time;
+
+/// When runs begin: late enough that a while ago is not before zero.
+const START: Time = Time::from_millis(1_000_000);
+
+/// The longest until a worker polls, a thread wakes, a kernel takes a frame: enough for things to overlap.
+const POLL: Duration = Duration::from_micros(20);
+const WAKE: Duration = Duration::from_micros(100);
+
+/// What will happen.
+enum Event {
+    /// A frame reaches the switch at a port.
+    Enter(PortIndex, Frame),
+    /// A frame reaches the machine at a port.
+    Arrive(PortIndex, Frame),
+    /// A member's worker polls.
+    Turn(usize),
+    /// Frames reach a member's host.
+    ToHost(usize, Vec<Frame>),
+    /// A host's timers.
+    Host(usize),
+    /// A member's control thread.
+    Shell(usize),
+    /// A client's timers.
+    Client(usize),
+}
+
+/// Who is at a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Station {
+    Member(usize),
+    Client(usize),
+    Stranger(usize),
+}
+
+/// A machine of no part in the cluster: it sends what it is told, and keeps the frames of one EtherType.
+#[derive(Default)]
+pub struct Stranger {
+    /// Frames kept, oldest first.
+    pub kept: Vec<Frame>,
+    /// Which ones.
+    pub keeps: Option<u16>,
+    /// Its stack, if it answers ARP: the gateway's.
+    kernel: Option<Kernel>,
+}
+
+/// When each actor is to run next.
+#[derive(Default)]
+struct Due {
+    turn: Option<Time>,
+    host: Option<Time>,
+    shell: Option<Time>,
+}
+
+/// The cluster and everything around it.
+pub struct Cluster {
+    /// The time.
+    pub now: Time,
+    /// The members, in the order of their numbers.
+    pub members: Vec<Machine>,
+    /// The clients.
+    pub clients: Vec<Client>,
+    /// Other machines.
+    pub strangers: Vec<Stranger>,
+    /// The switch.
+    pub switch: Switch,
+    /// Cables by port.
+    pub cables: Vec<Cable>,
+    /// The invariants.
+    pub checks: Checks,
+    /// What happened.
+    pub trace: Trace,
+    /// What it was made with.
+    pub options: Options,
+    stations: Vec<Station>,
+    client_of: BTreeMap<Ipv4Addr, usize>,
+    events: Events<Event>,
+    due: Vec<Due>,
+    client_due: Vec<Option<Time>>,
+    random: Random,
+}
+
+impl Cluster {
+    /// A cluster with all its machines on and every baton about to start.
+    ///
+    /// # Errors
+    /// Memory that the system does not give.
+    pub fn new(options: Options) -> Result<Cluster, TableError> {
+        let mut random = Random::new(options.seed);
+        let member = |index| Station::Member(index);
+        let stations: Vec<Station> = (0..options.members)
+            .map(member)
+            .chain((0..options.clients).map(Station::Client))
+            .chain((0..options.strangers).map(Station::Stranger))
+            .collect();
+        let vips = options.facts(0).vips;
+        let addresses: Vec<Ipv4Addr> = vips.iter().map(|vip| vip.address).collect();
+        let secrets = |random: &mut Random| Secrets(random.word());
+        let machine = |index: usize, random: &mut Random| {
+            let mut kernel = Kernel::new(Options::member_mac(index), &addresses, secrets(random));
+            let server = Server::start(index as u8, &mut kernel, Listener::new(options.backlog, options.cookies));
+            Machine {
+                kernel,
+                server,
+                daemon: None,
+                from_host: Default::default(),
+                plain: options.plain,
+                disturbed: false,
+                incarnation: 0,
+            }
+        };
+        let client = |index: usize, random: &mut Random| {
+            Client::new(Options::client_mac(index), Options::client_address(index), secrets(random))
+        };
+        let members: Vec<Machine> = (0..options.members).map(|index| machine(index, &mut random)).collect();
+        let clients: Vec<Client> = (0..options.clients).map(|index| client(index, &mut random)).collect();
+        let mut cluster = Cluster {
+            now: START,
+            client_of: clients.iter().enumerate().map(|(index, client)| (client.address, index)).collect(),
+            due: members.iter().map(|_| Due::default()).collect(),
+            client_due: vec![None; clients.len()],
+            strangers: (0..options.strangers).map(|_| Stranger::default()).collect(),
+            switch: Switch::new(stations.len()),
+            cables: vec![options.cable.clone(); stations.len()],
+            checks: Checks::new(vips.iter().map(|vip| vip.mac).collect()),
+            trace: Trace::new(START),
+            events: Events::default(),
+            members,
+            clients,
+            stations,
+            options,
+            random,
+        };
+        if !cluster.options.plain {
+            for index in 0..cluster.members.len() {
+                cluster.start(index)?;
+            }
+        }
+        Ok(cluster)
+    }
+
+    /// The service's address at the first virtual IP.
+    pub fn service(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(Options::vip_address(0), PORT)
+    }
+
+    /// Starts baton on a member, with what its host's kernel has.
+    ///
+    /// # Errors
+    /// Memory that the system does not give.
+    pub fn start(&mut self, index: usize) -> Result<(), TableError> {
+        self.note(format!("s{} starts", index + 1));
+        let (options, now) = (&self.options, self.now);
+        let machine = &mut self.members[index];
+        machine.incarnation += 1;
+        let identity =
+            Identity { boot_id: Options::boot_id(index), incarnation: machine.incarnation, nonce: self.random.word() };
+        let control = options.elected.then(|| Control::new(options.settings(index), identity, now));
+        let shell = Shell::new(control, now);
+        let key = self.random.bytes();
+        let mut daemon = Daemon::new(options.facts(index), key, options.connections, options.handshakes, shell)?;
+        shell::rebuild(&daemon.member, &machine.kernel, now);
+        daemon.shell.step(ControlEvent::Ready, &daemon.member, now);
+        machine.daemon = Some(daemon);
+        self.wake_member(index);
+        Ok(())
+    }
+
+    /// Ends baton on a member as SIGKILL does; its machine goes on.
+    pub fn kill(&mut self, index: usize) {
+        self.note(format!("s{} is killed", index + 1));
+        self.members[index].daemon = None;
+        self.members[index].disturbed = true;
+    }
+
+    /// Stops or continues baton on a member (SIGSTOP, SIGCONT).
+    pub fn pause(&mut self, index: usize, paused: bool) {
+        self.note(format!("s{} {}", index + 1, if paused { "is stopped" } else { "goes on" }));
+        self.members[index].disturbed = true;
+        if let Some(daemon) = &mut self.members[index].daemon {
+            daemon.paused = paused;
+        }
+        self.wake_member(index);
+    }
+
+    /// Pulls a member's cable, or plugs it in again.
+    pub fn plug(&mut self, index: usize, plugged: bool) {
+        self.note(format!("s{}'s cable is {}", index + 1, if plugged { "plugged in" } else { "pulled" }));
+        self.members[index].disturbed = true;
+        self.cables[index].plug(plugged);
+    }
+
+    /// Tells a member's control core.
+    pub fn tell(&mut self, index: usize, event: ControlEvent<'_>) {
+        self.note(format!("s{} is told: {event:?}", index + 1));
+        if let Some(daemon) = &mut self.members[index].daemon {
+            daemon.shell.step(event, &daemon.member, self.now);
+        }
+        self.wake_member(index);
+    }
+
+    /// Sets a member's role by hand, where there is no election.
+    pub fn set_role(&mut self, index: usize, role: Role) {
+        if let Some(daemon) = &self.members[index].daemon {
+            daemon.member.shared.roles[0].store(role);
+        }
+    }
+
+    /// A member's role for the first virtual IP; of one that does not run, passive.
+    pub fn role(&self, index: usize) -> Role {
+        self.members[index].daemon.as_ref().map_or(Role::default(), |daemon| daemon.member.shared.role(0))
+    }
+
+    /// The members that are active for the first virtual IP.
+    pub fn actives(&self) -> Vec<usize> {
+        (0..self.members.len()).filter(|&index| self.role(index).active).collect()
+    }
+
+    /// A client connects to the service.
+    pub fn connect(&mut self, client: usize, plan: Plan) -> Flow {
+        let (service, now) = (self.service(), self.now);
+        let flow = self.clients[client].connect(service, plan, now);
+        self.wake_client(client);
+        flow
+    }
+
+    /// A client connects from a port that it may have used before.
+    pub fn connect_from(&mut self, client: usize, port: u16, plan: Plan) -> Flow {
+        let (service, now) = (self.service(), self.now);
+        let flow = self.clients[client].connect_from(port, service, plan, now);
+        self.wake_client(client);
+        flow
+    }
+
+    /// A client asks once more on a connection that stays open.
+    pub fn ask(&mut self, client: usize, flow: Flow) {
+        self.clients[client].ask_again(flow, self.now);
+        self.wake_client(client);
+    }
+
+    /// A stranger puts a frame on the network.
+    pub fn inject(&mut self, stranger: usize, frame: &[u8]) {
+        let port = self.members.len() + self.clients.len() + stranger;
+        self.cross(port, Way::In, Frame::from(frame));
+    }
+
+    /// Makes a stranger the gateway of the subnet: it answers for its address, and takes what goes beyond.
+    pub fn make_gateway(&mut self, stranger: usize) {
+        let kernel = Kernel::new(Options::stranger_mac(stranger), &[Options::gateway_address()], Secrets(0));
+        self.strangers[stranger].kernel = Some(kernel);
+    }
+
+    /// The cable of a client.
+    pub fn client_cable(&mut self, client: usize) -> &mut Cable {
+        &mut self.cables[self.options.members + client]
+    }
+
+    /// Runs for a while.
+    pub fn run_for(&mut self, duration: Duration) {
+        self.run_until(self.now + duration);
+    }
+
+    /// Runs until this time.
+    pub fn run_until(&mut self, until: Time) {
+        while self.events.next().is_some_and(|at| at <= until) {
+            self.step();
+        }
+        self.now = until;
+    }
+
+    /// Runs until `done`, at most until this long has passed. True if it is done.
+    pub fn run_while(&mut self, longest: Duration, mut going_on: impl FnMut(&Cluster) -> bool) -> bool {
+        let until = self.now + longest;
+        while going_on(self) {
+            if self.events.next().is_none_or(|at| at > until) {
+                self.now = until;
+                return !going_on(self);
+            }
+            self.step();
+        }
+        true
+    }
+
+    /// One event.
+    fn step(&mut self) {
+        let Some((at, event)) = self.events.pop() else { return };
+        self.now = at;
+        match event {
+            Event::Enter(port, frame) => {
+                let outs: Vec<PortIndex> = self.switch.forward(port, &frame).collect();
+                outs.into_iter().for_each(|out| self.cross(out, Way::Out, Frame::clone(&frame)));
+            }
+            Event::Arrive(port, frame) => self.arrive(port, frame),
+            Event::Turn(index) => self.turn(index),
+            Event::ToHost(index, frames) => {
+                for frame in frames {
+                    self.members[index].kernel.receive(&frame, at);
+                }
+                self.host(index);
+            }
+            // An earlier time was set since: that event came, or will.
+            Event::Host(index) if self.due[index].host != Some(at) => {}
+            Event::Shell(index) if self.due[index].shell != Some(at) => {}
+            Event::Client(index) if self.client_due[index] != Some(at) => {}
+            Event::Host(index) => {
+                self.due[index].host = None;
+                self.members[index].kernel.wake(at);
+                self.host(index);
+            }
+            Event::Shell(index) => {
+                self.due[index].shell = None;
+                self.shell(index);
+            }
+            Event::Client(index) => {
+                self.client_due[index] = None;
+                self.client(index);
+            }
+        }
+    }
+
+    /// A frame enters a cable.
+    fn cross(&mut self, port: PortIndex, way: Way, frame: Frame) {
+        for at in self.cables[port].cross(&frame, way, self.now, &mut self.random) {
+            let frame = Frame::clone(&frame);
+            self.events.push(
+                at,
+                match way {
+                    Way::In => Event::Enter(port, frame),
+                    Way::Out => Event::Arrive(port, frame),
+                },
+            );
+        }
+    }
+
+    fn arrive(&mut self, port: PortIndex, frame: Frame) {
+        match self.stations[port] {
+            Station::Member(index) if self.members[index].plain => {
+                self.members[index].kernel.receive(&frame, self.now);
+                self.host(index);
+            }
+            Station::Member(index) => {
+                if let Some(daemon) = &mut self.members[index].daemon {
+                    daemon.arrive(frame);
+                    self.schedule_turn(index);
+                }
+            }
+            Station::Client(index) => {
+                if let Some(glance) = Glance::at(&frame) {
+                    self.trace.received(self.now, Place::Client(index), glance.flow.reversed(), glance);
+                }
+                self.clients[index].kernel.receive(&frame, self.now);
+                self.client(index);
+            }
+            Station::Stranger(index) => {
+                let stranger = &mut self.strangers[index];
+                let ethertype = frame.get(12..14).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+                if stranger.keeps.is_some() && ethertype == stranger.keeps {
+                    stranger.kept.push(Frame::clone(&frame));
+                }
+                if let Some(kernel) = &mut stranger.kernel {
+                    kernel.receive(&frame, self.now);
+                    for answer in std::mem::take(&mut kernel.frames) {
+                        self.cross(port, Way::In, answer.into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// A member's worker takes a turn.
+    fn turn(&mut self, index: usize) {
+        self.due[index].turn = None;
+        let machine = &mut self.members[index];
+        let Some(daemon) = machine.daemon.as_mut().filter(|daemon| !daemon.paused) else { return };
+        for glance in daemon.next_burst().filter_map(|frame| Glance::at(frame)) {
+            self.checks.received(index, &glance);
+            if self.client_of.contains_key(glance.flow.local.ip()) {
+                self.trace.received(self.now, Place::Member(index), glance.flow, glance);
+            }
+        }
+        let sent = daemon.turn(&mut machine.from_host, self.now);
+        self.checks.counted(index, &daemon.counters, self.now);
+        let more = !daemon.arrived.is_empty() || !machine.from_host.is_empty();
+        let told = !daemon.member.shared.inbox.is_empty() || !daemon.member.shared.notices.is_empty();
+        for frame in sent.to_wire {
+            self.leave(index, frame);
+        }
+        if !sent.to_host.is_empty() {
+            let delay = self.random.up_to(POLL);
+            self.events.push(self.now + delay, Event::ToHost(index, sent.to_host));
+        }
+        if more {
+            self.schedule_turn(index);
+        }
+        if told {
+            self.schedule_shell(index, self.now);
+        }
+    }
+
+    /// A member's frame leaves for the switch.
+    fn leave(&mut self, index: usize, frame: Frame) {
+        let glance = Glance::at(&frame);
+        let seen = glance.as_ref().map(|glance| (glance, self.truth(glance.flow.reversed())));
+        self.checks.sent(index, &frame, seen, self.now);
+        if let Some(glance) = glance
+            && self.client_of.contains_key(glance.flow.remote.ip())
+        {
+            self.trace.sent(self.now, Place::Member(index), glance.flow.reversed(), glance);
+        }
+        self.cross(index, Way::In, frame);
+    }
+
+    /// What a client has of a connection.
+    pub fn truth(&self, flow: Flow) -> Option<Truth> {
+        let client = &self.clients[*self.client_of.get(flow.local.ip())?];
+        let socket = client.kernel.socket(flow)?;
+        let irs = socket.is_synchronized().then_some(socket.irs);
+        Some(Truth { iss: socket.iss, irs, expects: socket.rcv_nxt() })
+    }
+
+    /// A host has moved: its service goes on, its frames go to baton.
+    pub fn host(&mut self, index: usize) {
+        let (now, machine) = (self.now, &mut self.members[index]);
+        machine.server.run(&mut machine.kernel, now);
+        let frames = std::mem::take(&mut machine.kernel.frames);
+        let (plain, runs, ended) = (machine.plain, machine.daemon.is_some(), !machine.kernel.destroyed.is_empty());
+        if plain {
+            machine.kernel.destroyed.clear();
+            frames.into_iter().for_each(|frame| self.leave(index, frame.into()));
+        } else if runs {
+            machine.from_host.extend(frames.into_iter().map(Frame::from));
+            if !machine.from_host.is_empty() {
+                self.schedule_turn(index);
+            }
+            if ended {
+                self.schedule_shell(index, now);
+            }
+        } else {
+            // The device behind which nobody is has no carrier; nobody hears the announcements.
+            machine.from_host.clear();
+            machine.kernel.destroyed.clear();
+        }
+        if let Some(at) = self.members[index].kernel.deadline().map(|at| at.max(now))
+            && self.due[index].host.is_none_or(|due| at < due)
+        {
+            self.due[index].host = Some(at);
+            self.events.push(at, Event::Host(index));
+        }
+    }
+
+    fn shell(&mut self, index: usize) {
+        let machine = &mut self.members[index];
+        let Some(daemon) = machine.daemon.as_mut().filter(|daemon| !daemon.paused) else { return };
+        let was = daemon.member.shared.role(0);
+        daemon.shell.run(&daemon.member, &mut machine.kernel, self.now);
+        let role = daemon.member.shared.role(0);
+        if role != was {
+            self.note(format!("s{} becomes {role:?}", index + 1));
+        }
+        self.wake_member(index);
+    }
+
+    fn client(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        client.run(self.now);
+        for frame in std::mem::take(&mut client.kernel.frames) {
+            if let Some(glance) = Glance::at(&frame) {
+                self.trace.sent(self.now, Place::Client(index), glance.flow, glance);
+            }
+            self.cross(self.options.members + index, Way::In, frame.into());
+        }
+        self.wake_client(index);
+    }
+
+    /// After something has been done to a client from outside.
+    fn wake_client(&mut self, index: usize) {
+        let client = &self.clients[index];
+        let at = if client.kernel.frames.is_empty() { client.deadline() } else { Some(self.now) };
+        if let Some(at) = at.map(|at| at.max(self.now))
+            && self.client_due[index].is_none_or(|due| at < due)
+        {
+            self.client_due[index] = Some(at);
+            self.events.push(at, Event::Client(index));
+        }
+    }
+
+    /// After something has been done to a member from outside.
+    fn wake_member(&mut self, index: usize) {
+        let Some(daemon) = self.members[index].daemon.as_ref().filter(|daemon| !daemon.paused) else { return };
+        let (waits, deadline) =
+            (!daemon.member.shared.outbox.is_empty() || !daemon.arrived.is_empty(), daemon.shell.deadline());
+        if waits {
+            self.schedule_turn(index);
+        }
+        self.schedule_shell(index, deadline);
+        self.host(index);
+    }
+
+    fn schedule_turn(&mut self, index: usize) {
+        if self.due[index].turn.is_none() {
+            let at = self.now + self.random.up_to(POLL);
+            self.due[index].turn = Some(at);
+            self.events.push(at, Event::Turn(index));
+        }
+    }
+
+    fn schedule_shell(&mut self, index: usize, at: Time) {
+        let at = at.max(self.now) + self.random.up_to(WAKE);
+        if self.due[index].shell.is_none_or(|due| at < due) {
+            self.due[index].shell = Some(at);
+            self.events.push(at, Event::Shell(index));
+        }
+    }
+
+    fn note(&mut self, text: String) {
+        self.trace.note(self.now, None, text);
+    }
+}

@@ -1,0 +1,532 @@
+//! A connection's socket, as Linux handles segments for one: the order of `tcp_rcv_state_process`,
+//! `tcp_validate_incoming`, `tcp_ack` and `tcp_data_queue`. Left out is what baton cannot tell apart: congestion control
+//! (a fixed window instead), delayed ACKs, selective ACKs, window scaling, urgent data.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::receive::Inbox;
+use super::secrets::ChallengeLimit;
+use super::{Context, End, Signal};
+use crate::frame::tcp::{Flags, Timestamps};
+use crate::sim::segment::{Flow, MSS, Segment, after, before};
+use crate::time::Time;
+
+/// The first retransmission timeout (Linux: `TCP_TIMEOUT_INIT`).
+const RTO_FIRST: Duration = Duration::from_secs(1);
+/// The shortest (Linux: `TCP_RTO_MIN`).
+const RTO_MIN: Duration = Duration::from_millis(200);
+/// The longest (Linux: `TCP_RTO_MAX`).
+const RTO_MAX: Duration = Duration::from_secs(120);
+/// Linux: `tcp_retries2`.
+const RETRIES: u32 = 15;
+/// Linux: `tcp_syn_retries`, and how many of its timeouts do not double: `tcp_syn_linear_timeouts`.
+const SYN_RETRIES: u32 = 6;
+const SYN_LINEAR: u32 = 4;
+/// How soon a SYN is repeated after an unacceptable ACK (Linux: `TCP_TIMEOUT_MIN`, two ticks of 250 Hz).
+const SYN_SOON: Duration = Duration::from_millis(8);
+/// How long a socket that its application has closed waits for the peer's FIN (Linux: `tcp_fin_timeout`).
+const FIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// RFC 9293, 3.3.2. LISTEN and SYN-RECEIVED are a listener's and a request's, TIME-WAIT is a bucket of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// SYN sent.
+    SynSent,
+    /// Open both ways.
+    Established,
+    /// We have closed.
+    FinWait1,
+    /// We have closed, and the peer knows.
+    FinWait2,
+    /// Both have closed, and the peer does not know of us.
+    Closing,
+    /// The peer has closed.
+    CloseWait,
+    /// The peer has closed, then we.
+    LastAck,
+}
+
+/// What becomes of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on.
+    Lives,
+    /// Only a TIME_WAIT is left.
+    TimeWait,
+    /// It is gone.
+    Ends(End),
+}
+
+/// A socket.
+#[derive(Debug)]
+pub struct Socket {
+    /// Its ends.
+    pub flow: Flow,
+    /// Its state.
+    pub state: State,
+    /// Our initial sequence number.
+    pub iss: u32,
+    /// The peer's.
+    pub irs: u32,
+    /// How often something was sent again.
+    pub retransmits: u32,
+    una: u32,
+    nxt: u32,
+    peer_window: u32,
+    peer_window_max: u32,
+    /// Sequence and acknowledgment number of the segment that told the window last (RFC 9293: SND.WL1, SND.WL2).
+    window_told: (u32, u32),
+    buffer: VecDeque<u8>,
+    closing: bool,
+    fin_sent: bool,
+    recover: Option<u32>,
+    dup_acks: u32,
+    inbox: Inbox,
+    recent: Option<u32>,
+    stamped: bool,
+    rto: Duration,
+    rtt: Option<(Duration, Duration)>,
+    timed: Option<(u32, Time)>,
+    retries: u32,
+    syn_first: u32,
+    limit: ChallengeLimit,
+    /// When the next timer runs out.
+    pub timer: Option<Time>,
+}
+
+impl Socket {
+    fn new(flow: Flow, state: State, iss: u32, irs: u32, recent: Option<u32>) -> Socket {
+        Socket {
+            flow,
+            state,
+            iss,
+            irs,
+            retransmits: 0,
+            una: iss.wrapping_add(1),
+            nxt: iss.wrapping_add(1),
+            peer_window: 0,
+            peer_window_max: 0,
+            window_told: (irs, iss),
+            buffer: VecDeque::new(),
+            closing: false,
+            fin_sent: false,
+            recover: None,
+            dup_acks: 0,
+            inbox: Inbox::new(irs.wrapping_add(1)),
+            recent,
+            stamped: recent.is_some(),
+            rto: RTO_FIRST,
+            rtt: None,
+            timed: None,
+            retries: 0,
+            syn_first: 0,
+            limit: ChallengeLimit::default(),
+            timer: None,
+        }
+    }
+
+    /// A client's, with its SYN on its way. `stamped`: with timestamps.
+    pub fn connect(flow: Flow, stamped: bool, cx: &mut Context<'_>) -> Socket {
+        let iss = cx.clock.secrets.isn(flow, cx.clock.now);
+        let mut socket = Socket::new(flow, State::SynSent, iss, 0, None);
+        socket.una = iss;
+        socket.stamped = stamped;
+        socket.syn_first = cx.clock.secrets.timestamp(flow, cx.clock.now);
+        socket.send_syn(cx);
+        socket.timer = Some(cx.clock.now + RTO_FIRST);
+        socket
+    }
+
+    /// A server's, whose handshake `segment` completes; it is to be [received](Socket::receive) next.
+    pub fn accepted(flow: Flow, isn: u32, client_isn: u32, recent: Option<u32>, segment: &Segment) -> Socket {
+        let mut socket = Socket::new(flow, State::Established, isn, client_isn, recent);
+        socket.take_window(segment);
+        socket
+    }
+
+    /// The next sequence number expected.
+    pub fn rcv_nxt(&self) -> u32 {
+        self.inbox.next
+    }
+
+    /// The next sequence number to be sent.
+    pub fn snd_nxt(&self) -> u32 {
+        self.nxt
+    }
+
+    /// The window offered.
+    pub fn window(&self) -> u16 {
+        self.inbox.window()
+    }
+
+    /// The peer's last timestamp.
+    pub fn peer_timestamp(&self) -> Option<u32> {
+        self.recent
+    }
+
+    /// Whether the handshake is over.
+    pub fn is_synchronized(&self) -> bool {
+        self.state != State::SynSent
+    }
+
+    /// Whether the peer has closed and all it sent was read.
+    pub fn at_end(&self) -> bool {
+        self.inbox.at_end()
+    }
+
+    /// What has arrived and was not read yet. Tells the peer if the window opens by it.
+    pub fn read(&mut self, cx: &mut Context<'_>) -> Vec<u8> {
+        let was = usize::from(self.window());
+        let data = self.inbox.take();
+        if was < MSS && usize::from(self.window()) >= MSS {
+            self.send_ack(cx);
+        }
+        data
+    }
+
+    /// Sends data.
+    pub fn send(&mut self, data: &[u8], cx: &mut Context<'_>) {
+        self.buffer.extend(data);
+        self.transmit(cx);
+    }
+
+    /// Closes our direction, after what is still to be sent.
+    pub fn close(&mut self, cx: &mut Context<'_>) {
+        self.state = match self.state {
+            State::Established => State::FinWait1,
+            State::CloseWait => State::LastAck,
+            _ => return,
+        };
+        self.closing = true;
+        self.transmit(cx);
+    }
+
+    /// The RST by which it ends at once (Linux: `tcp_send_active_reset`).
+    pub fn abort(&self, cx: &mut Context<'_>) {
+        if self.is_synchronized() {
+            let reset = self.segment(Flags::RST | Flags::ACK, self.nxt, cx);
+            cx.sent.push((self.flow, reset));
+        }
+    }
+
+    /// A segment for it.
+    pub fn receive(&mut self, segment: Segment, cx: &mut Context<'_>) -> Fate {
+        if self.state == State::SynSent {
+            return self.receive_in_syn_sent(&segment, cx);
+        }
+        if let Some(fate) = self.validate(&segment, cx) {
+            return fate;
+        }
+        if !segment.flags.ack() {
+            return Fate::Lives;
+        }
+        self.take_timestamp(&segment);
+        if let Some(fate) = self.take_ack(&segment, cx) {
+            return fate;
+        }
+        let fate = self.take_data(segment, cx);
+        self.transmit(cx);
+        fate
+    }
+
+    /// Linux: `tcp_rcv_synsent_state_process`.
+    fn receive_in_syn_sent(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Fate {
+        let flags = segment.flags;
+        if !flags.ack() {
+            return Fate::Lives; // A RST that acknowledges nothing; or SYNs that cross, which nobody here sends.
+        }
+        let echo = segment.timestamps.map_or(0, |stamps| stamps.echo);
+        let odd_echo = echo != 0
+            && (before(echo, self.syn_first) || after(echo, cx.clock.secrets.timestamp(self.flow, cx.clock.now)));
+        if segment.ack != self.nxt || odd_echo {
+            if segment.ack != self.nxt && self.retries == 0 {
+                self.timer = Some(cx.clock.now + SYN_SOON);
+            }
+            cx.sent.extend(segment.reset().map(|reset| (self.flow, reset)));
+            return Fate::Lives;
+        }
+        if flags.rst() {
+            return Fate::Ends(End::Refused);
+        }
+        if !flags.syn() {
+            return Fate::Lives;
+        }
+        self.irs = segment.seq;
+        self.window_told = (segment.seq, self.iss);
+        self.inbox = Inbox::new(segment.seq.wrapping_add(1));
+        self.una = segment.ack;
+        self.recent = segment.timestamps.filter(|_| self.stamped).map(|stamps| stamps.value);
+        self.stamped = self.recent.is_some();
+        self.state = State::Established;
+        (self.timer, self.retries, self.rto) = (None, 0, RTO_FIRST);
+        self.take_window(segment);
+        self.send_ack(cx);
+        cx.signals.push_back((self.flow, Signal::Connected));
+        Fate::Lives
+    }
+
+    /// Linux: `tcp_validate_incoming` (RFC 5961). `None`: the segment is in place.
+    fn validate(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Option<Fate> {
+        let flags = segment.flags;
+        if !flags.rst() && self.is_older(segment) {
+            self.challenge(segment, cx);
+            return Some(Fate::Lives);
+        }
+        let next = self.inbox.next;
+        let outside = before(segment.end(), next) || after(segment.seq, next.wrapping_add(self.window().into()));
+        if outside {
+            if !flags.rst() {
+                self.challenge(segment, cx);
+            } else if segment.seq == next.wrapping_sub(1) && self.inbox.closed {
+                return Some(Fate::Ends(End::Reset)); // Linux: tcp_reset_check
+            }
+            return Some(Fate::Lives);
+        }
+        if flags.rst() {
+            if segment.seq == next {
+                return Some(Fate::Ends(End::Reset));
+            }
+            self.challenge(segment, cx);
+            return Some(Fate::Lives);
+        }
+        if flags.syn() {
+            self.challenge(segment, cx);
+            return Some(Fate::Lives);
+        }
+        None
+    }
+
+    /// PAWS (RFC 7323, 5; Linux: `tcp_paws_discard`, but for the ACKs that `tcp_disordered_ack` lets pass).
+    fn is_older(&self, segment: &Segment) -> bool {
+        let (Some(recent), Some(stamps)) = (self.recent, segment.timestamps) else { return false };
+        let disordered = segment.end() == segment.seq && segment.seq == self.inbox.next && segment.ack == self.una;
+        after(recent, stamps.value.wrapping_add(1)) && !disordered
+    }
+
+    fn take_timestamp(&mut self, segment: &Segment) {
+        if let (Some(recent), Some(stamps)) = (self.recent, segment.timestamps)
+            && !after(segment.seq, self.inbox.next)
+            && !after(recent, stamps.value)
+        {
+            self.recent = Some(stamps.value);
+        }
+    }
+
+    /// An ACK to a segment out of place, as often as the limit allows; segments with data are not limited.
+    fn challenge(&mut self, segment: &Segment, cx: &mut Context<'_>) {
+        let unlimited = !segment.data.is_empty() && !segment.flags.syn();
+        if unlimited || self.limit.allows(cx.clock.now) {
+            self.send_ack(cx);
+        }
+    }
+
+    /// Linux: `tcp_ack`. `None`: the rest of the segment counts too.
+    fn take_ack(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Option<Fate> {
+        let ack = segment.ack;
+        if before(ack, self.una) {
+            if before(ack, self.una.wrapping_sub(self.peer_window_max)) {
+                self.challenge(&Segment::bare(0, 0, 0), cx);
+                return Some(Fate::Lives);
+            }
+            return None;
+        }
+        if after(ack, self.nxt) {
+            if self.closing {
+                self.challenge(&Segment::bare(0, 0, 0), cx);
+            }
+            return Some(Fate::Lives);
+        }
+        let windowed = self.peer_window;
+        self.take_window(segment);
+        if ack != self.una {
+            self.acked(ack, cx);
+        } else if self.nxt != self.una && segment.end() == segment.seq && windowed == self.peer_window {
+            self.dup_acks += 1;
+            if self.dup_acks == 3 && self.recover.is_none() {
+                self.recover = Some(self.nxt);
+                self.retransmit(cx);
+            }
+        } else if self.nxt == self.una {
+            // The peer lives, whatever its window (Linux: icsk_probes_out).
+            self.retries = 0;
+        }
+        if self.fin_sent && self.una == self.nxt {
+            match self.state {
+                State::FinWait1 => {
+                    self.state = State::FinWait2;
+                    self.timer = Some(cx.clock.now + FIN_TIMEOUT);
+                }
+                State::Closing => return Some(Fate::TimeWait),
+                State::LastAck => return Some(Fate::Ends(End::Finished)),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn take_window(&mut self, segment: &Segment) {
+        let (seq, ack) = self.window_told;
+        if after(segment.seq, seq) || (segment.seq == seq && !before(segment.ack, ack)) {
+            self.window_told = (segment.seq, segment.ack);
+            self.peer_window = segment.window.into();
+            self.peer_window_max = self.peer_window_max.max(self.peer_window);
+        }
+    }
+
+    fn acked(&mut self, ack: u32, cx: &mut Context<'_>) {
+        let data = (ack.wrapping_sub(self.una) as usize).min(self.buffer.len());
+        self.buffer.drain(..data);
+        self.una = ack;
+        self.dup_acks = 0;
+        self.retries = 0;
+        if let Some((seq, sent)) = self.timed
+            && !before(ack, seq)
+        {
+            self.timed = None;
+            self.measure(cx.clock.now.since(sent));
+        }
+        self.rto = self.rtt.map_or(RTO_FIRST, |(smooth, variance)| smooth + (4 * variance).max(RTO_MIN));
+        self.timer = (self.una != self.nxt).then(|| cx.clock.now + self.rto);
+        match self.recover {
+            Some(recover) if before(ack, recover) => self.retransmit(cx),
+            _ => self.recover = None,
+        }
+        if self.buffer.is_empty() {
+            cx.signals.push_back((self.flow, Signal::Sent));
+        }
+    }
+
+    /// RFC 6298, 2.
+    fn measure(&mut self, sample: Duration) {
+        self.rtt = Some(match self.rtt {
+            None => (sample, sample / 2),
+            Some((smooth, variance)) => ((7 * smooth + sample) / 8, (3 * variance + smooth.abs_diff(sample)) / 4),
+        });
+    }
+
+    /// Linux: `tcp_data_queue`, `tcp_fin`.
+    fn take_data(&mut self, segment: Segment, cx: &mut Context<'_>) -> Fate {
+        if segment.data.is_empty() && !segment.flags.fin() {
+            return Fate::Lives;
+        }
+        let was_closed = self.inbox.closed;
+        if self.inbox.take_in(segment) {
+            cx.signals.push_back((self.flow, Signal::Readable));
+        }
+        let mut fate = Fate::Lives;
+        if self.inbox.closed && !was_closed {
+            match self.state {
+                State::Established => self.state = State::CloseWait,
+                State::FinWait1 => self.state = State::Closing,
+                State::FinWait2 => fate = Fate::TimeWait,
+                _ => {}
+            }
+        }
+        self.send_ack(cx);
+        fate
+    }
+
+    /// Sends what may be sent.
+    fn transmit(&mut self, cx: &mut Context<'_>) {
+        if self.state == State::SynSent {
+            return;
+        }
+        while !self.fin_sent {
+            let sent = self.nxt.wrapping_sub(self.una) as usize;
+            let unsent = self.buffer.len() - sent;
+            let room = (self.peer_window as usize).saturating_sub(sent);
+            let len = unsent.min(MSS).min(room);
+            if len > 0 {
+                self.send_data(sent, len, cx);
+                self.timed.get_or_insert((self.nxt.wrapping_add(len as u32), cx.clock.now));
+                self.nxt = self.nxt.wrapping_add(len as u32);
+            } else if unsent == 0 && self.closing {
+                let fin = self.segment(Flags::FIN | Flags::ACK, self.nxt, cx);
+                cx.sent.push((self.flow, fin));
+                self.nxt = self.nxt.wrapping_add(1);
+                self.fin_sent = true;
+            } else {
+                break;
+            }
+        }
+        let waits = self.una != self.nxt || !self.buffer.is_empty();
+        if waits && self.timer.is_none() {
+            self.timer = Some(cx.clock.now + self.rto);
+        }
+    }
+
+    /// The first segment that is not acknowledged, again.
+    fn retransmit(&mut self, cx: &mut Context<'_>) {
+        self.retransmits += 1;
+        self.timed = None; // Karn's algorithm
+        let sent = (self.nxt.wrapping_sub(self.una) as usize).min(self.buffer.len());
+        if sent > 0 {
+            self.send_data(0, sent.min(MSS), cx);
+        } else if self.fin_sent {
+            let fin = self.segment(Flags::FIN | Flags::ACK, self.una, cx);
+            cx.sent.push((self.flow, fin));
+        }
+    }
+
+    /// The timer has run out.
+    pub fn timeout(&mut self, cx: &mut Context<'_>) -> Fate {
+        self.timer = None;
+        if self.state == State::FinWait2 {
+            return Fate::Ends(End::Finished);
+        }
+        let waits = self.una != self.nxt || !self.buffer.is_empty();
+        if !waits {
+            return Fate::Lives;
+        }
+        self.retries += 1;
+        let syn_sent = self.state == State::SynSent;
+        if self.retries > if syn_sent { SYN_RETRIES + SYN_LINEAR } else { RETRIES } {
+            return Fate::Ends(End::TimedOut);
+        }
+        if syn_sent {
+            self.retransmits += 1;
+            self.send_syn(cx);
+        } else if self.una == self.nxt {
+            // A window probe (Linux: tcp_xmit_probe_skb).
+            let probe = self.segment(Flags::ACK, self.una.wrapping_sub(1), cx);
+            cx.sent.push((self.flow, probe));
+        } else {
+            self.recover = Some(self.nxt);
+            self.retransmit(cx);
+        }
+        if !syn_sent || self.retries > SYN_LINEAR {
+            self.rto = (self.rto * 2).min(RTO_MAX);
+        }
+        self.timer = Some(cx.clock.now + self.rto);
+        Fate::Lives
+    }
+
+    fn send_syn(&mut self, cx: &mut Context<'_>) {
+        self.nxt = self.iss.wrapping_add(1);
+        let mut syn = self.segment(Flags::SYN, self.iss, cx);
+        syn.ack = 0;
+        cx.sent.push((self.flow, syn));
+    }
+
+    fn send_ack(&mut self, cx: &mut Context<'_>) {
+        let ack = self.segment(Flags::ACK, self.nxt, cx);
+        cx.sent.push((self.flow, ack));
+    }
+
+    fn send_data(&mut self, at: usize, len: usize, cx: &mut Context<'_>) {
+        let mut segment = self.segment(Flags::ACK, self.una.wrapping_add(at as u32), cx);
+        segment.data = self.buffer.range(at..at + len).copied().collect();
+        cx.sent.push((self.flow, segment));
+    }
+
+    fn segment(&self, flags: u8, seq: u32, cx: &Context<'_>) -> Segment {
+        let mut segment = Segment::bare(flags, seq, self.inbox.next);
+        segment.window = self.window();
+        segment.timestamps = self.stamped.then(|| Timestamps {
+            value: cx.clock.secrets.timestamp(self.flow, cx.clock.now),
+            echo: self.recent.unwrap_or(0),
+        });
+        segment
+    }
+}

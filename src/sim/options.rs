@@ -1,0 +1,143 @@
+//! What a simulated cluster is made of, and who has which address in it.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::kernel::GATEWAY;
+use super::switch::Cable;
+use crate::classify::{Facts, VipFacts};
+use crate::config::checked::Key;
+use crate::control::{Name, Settings, VipSettings};
+use crate::frame::Mac;
+
+/// EtherType of heartbeats.
+pub const HEARTBEAT: u16 = 0x88b5;
+
+/// A cluster to be made. Two made with the same options do the same.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where all randomness comes from.
+    pub seed: u64,
+    /// Members, 1 to 16.
+    pub members: usize,
+    /// Client machines, up to 100.
+    pub clients: usize,
+    /// Other machines.
+    pub strangers: usize,
+    /// Between two heartbeats.
+    pub heartbeat: Duration,
+    /// Heartbeats missed in a row before a peer counts as dead.
+    pub missed: u32,
+    /// How many members are active at once.
+    pub actives: u8,
+    /// Whether roles are elected; otherwise a test sets them.
+    pub elected: bool,
+    /// Whether machines run without baton: there should be one then.
+    pub plain: bool,
+    /// Capacity of a member's connection table.
+    pub connections: usize,
+    /// Capacity of its ring of handshakes.
+    pub handshakes: usize,
+    /// The service's backlog.
+    pub backlog: usize,
+    /// Whether hosts turn to SYN cookies beyond it.
+    pub cookies: bool,
+    /// All cables at the start.
+    pub cable: Cable,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            seed: 1,
+            members: 3,
+            clients: 1,
+            strangers: 0,
+            heartbeat: Duration::from_millis(10),
+            missed: 3,
+            actives: 1,
+            elected: true,
+            plain: false,
+            connections: 4096,
+            handshakes: 16_384,
+            backlog: 1024,
+            cookies: true,
+            cable: Cable::default(),
+        }
+    }
+}
+
+impl Options {
+    /// The address of a virtual IP.
+    pub fn vip_address(vip: usize) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, 200 + vip as u8)
+    }
+
+    /// The address of a client.
+    pub fn client_address(index: usize) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, 1 + index as u8)
+    }
+
+    /// The address of the gateway.
+    pub fn gateway_address() -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, GATEWAY)
+    }
+
+    /// A virtual MAC.
+    pub fn virtual_mac(vip: usize) -> Mac {
+        Mac([2, 0, 0, 0, 1, vip as u8])
+    }
+
+    /// A member's own MAC.
+    pub fn member_mac(index: usize) -> Mac {
+        Mac([2, 0, 0, 0, 2, index as u8])
+    }
+
+    /// A client's MAC.
+    pub fn client_mac(index: usize) -> Mac {
+        Mac([2, 0, 0, 0, 3, index as u8])
+    }
+
+    /// A stranger's MAC.
+    pub fn stranger_mac(index: usize) -> Mac {
+        Mac([2, 0, 0, 0, 4, index as u8])
+    }
+
+    /// A machine's boot id.
+    pub fn boot_id(index: usize) -> [u8; 16] {
+        [index as u8 + 1; 16]
+    }
+
+    /// What a member's workers know.
+    pub fn facts(&self, index: usize) -> Facts {
+        let vip = VipFacts { address: Options::vip_address(0), mac: Options::virtual_mac(0), ports: Vec::new() };
+        Facts { own_mac: Options::member_mac(index), vips: vec![vip], heartbeat: HEARTBEAT, shared_wire: true }
+    }
+
+    /// What a member's control core knows.
+    pub fn settings(&self, index: usize) -> Settings {
+        let vip = VipSettings {
+            address: Options::vip_address(0).into(),
+            actives: self.actives,
+            rebalance: None,
+            probed: false,
+        };
+        Settings {
+            cluster: "simulated".to_owned(),
+            key: Key([7; 32]),
+            name: member_name(index),
+            source: Options::member_mac(index),
+            ethertype: HEARTBEAT,
+            heartbeat: self.heartbeat,
+            missed: self.missed,
+            vips: vec![vip],
+            config_hash: [1; 16],
+        }
+    }
+}
+
+/// s1, s2, …
+#[allow(clippy::expect_used, reason = "a letter and a number are a name")]
+fn member_name(index: usize) -> Name {
+    Name::new(&format!("s{}", index + 1)).expect("a name")
+}
