@@ -25,6 +25,9 @@ const CAPACITY_MAX: usize = 2_000_000_000;
 /// so many buckets full are below 10⁻⁹ (Chernoff bound of a Poisson distribution); it is then refused.
 const REACH: usize = 48;
 
+/// How many VIPs are counted: all. Loom follows each atomic at each step, so there two must do.
+const COUNTS: usize = if cfg!(loom) { 2 } else { MAX_VIPS };
+
 /// Five slots and what is known of the entries that did not fit: one cache line.
 ///
 /// A slot is a key ([`Tuple::key`]) and a word ([`Word`]). `passed`: four counts of 8 bits; count `c` says how many
@@ -75,7 +78,7 @@ impl Established {
             hasher,
             capacity: capacity as u64,
             len: CachePadded::default(),
-            len_of: (0..MAX_VIPS).map(|_| CachePadded::default()).collect(),
+            len_of: (0..COUNTS).map(|_| CachePadded::default()).collect(),
         })
     }
 
@@ -106,8 +109,8 @@ impl Established {
     ///
     /// Two callers may enter one tuple at the same time. Then both may lie in the table for a moment, but each looks
     /// for the other after it has entered its own, and a fence between the two steps has at least one of them see
-    /// both; who does removes the one further from home. So when both have returned there is one, and it is the one
-    /// that `find`, which goes the same way, returned all along.
+    /// both; who does removes the one nearer to home. So when both have returned there is one. The one further on stays
+    /// because look-ups go the same way: who finds the nearer one gone comes to the other later.
     ///
     /// # Errors
     /// As many connections as the table was made for.
@@ -121,15 +124,9 @@ impl Established {
                     // SeqCst: the Dekker pattern (see above). Whichever of two fences comes second, what was
                     // published before the first is seen after the second.
                     fence(Ordering::SeqCst);
-                    match self.probe(tuple, hash).next() {
-                        Some(first) if first.slot == new.slot => {
-                            self.remove_all_but_first(tuple, hash);
-                            return Ok(new);
-                        }
-                        Some(first) => {
-                            self.remove_all_but_first(tuple, hash);
-                            first
-                        }
+                    match self.remove_all_but_last(tuple, hash) {
+                        Some(last) if last.slot == new.slot => return Ok(new),
+                        Some(last) => last,
                         None => continue,
                     }
                 }
@@ -238,6 +235,24 @@ impl Established {
         end == all
     }
 
+    /// The sum of all counts of entries that passed over a bucket.
+    #[cfg(test)]
+    pub(super) fn passed(&self) -> usize {
+        let counts = self.buckets.iter().flat_map(|bucket| bucket.passed.load(Ordering::Relaxed).to_le_bytes());
+        counts.map(usize::from).sum()
+    }
+
+    /// How many cache lines `find` reads.
+    #[cfg(test)]
+    pub(super) fn lines(&self, tuple: &Tuple) -> usize {
+        let hash = self.hash(tuple);
+        let end = self.find(tuple, hash).map(|entry| entry.slot as usize / SLOTS);
+        let way = std::iter::successors(Some(self.home(hash)), |index| {
+            (Some(*index) != end && self.buckets[*index].is_passed(hash)).then(|| self.after(*index))
+        });
+        way.count()
+    }
+
     /// The bucket where a look-up starts.
     #[inline]
     fn home(&self, hash: Hash) -> usize {
@@ -309,11 +324,16 @@ impl Established {
         }
     }
 
-    /// Leaves only the tuple's first entry.
-    fn remove_all_but_first(&self, tuple: &Tuple, hash: Hash) {
-        // A removal that fails means the entry has changed: look again.
-        while let Some(entry) = self.probe(tuple, hash).nth(1) {
-            self.remove(entry);
+    /// Leaves only the tuple's last entry on the way, and returns it.
+    fn remove_all_but_last(&self, tuple: &Tuple, hash: Hash) -> Option<Entry> {
+        loop {
+            let mut entries = self.probe(tuple, hash);
+            let first = entries.next()?;
+            if entries.next().is_none() {
+                return Some(first);
+            }
+            // If it fails, the entry has changed: look again.
+            self.remove(first);
         }
     }
 
@@ -348,14 +368,20 @@ impl Bucket {
     #[inline]
     fn read(&self, slot: usize) -> Option<(u64, Word)> {
         // Acquire: the key is of this word's entry, or of one that came later.
-        let word = Word::from_bits(self.words[slot].load(Ordering::Acquire));
-        if !word.is_live() {
-            return None;
+        let mut word = Word::from_bits(self.words[slot].load(Ordering::Acquire));
+        while word.is_live() {
+            // Acquire: if it is of one that came later, the word below is no longer ours.
+            let key = self.keys[slot].load(Ordering::Acquire);
+            // Acquire: as above; and if the entry is gone because its remover saw another of the same tuple (see
+            // `insert`), so do we.
+            let again = Word::from_bits(self.words[slot].load(Ordering::Acquire));
+            if word.same_entry(again) {
+                return Some((key, word));
+            }
+            // Confirmed at this very moment, perhaps: once more.
+            word = again;
         }
-        // Acquire: if it is of one that came later, the word below is no longer ours.
-        let key = self.keys[slot].load(Ordering::Acquire);
-        let again = Word::from_bits(self.words[slot].load(Ordering::Relaxed));
-        word.same_entry(again).then_some((key, word))
+        None
     }
 
     /// Takes a free slot: its number and the word that it had.
@@ -421,8 +447,9 @@ impl Iterator for Probe<'_> {
         while self.left != 0 {
             let bucket = &self.table.buckets[self.bucket];
             for slot in self.from..SLOTS {
-                // Relaxed: a first look; `read` looks properly.
-                if bucket.keys[slot].load(Ordering::Relaxed) != self.key {
+                // Acquire: if the slot has changed hands, what its last owner's remover knew (another entry of the
+                // tuple, see `insert`) is seen further on.
+                if bucket.keys[slot].load(Ordering::Acquire) != self.key {
                     continue;
                 }
                 if let Some((key, word)) = bucket.read(slot)

@@ -119,7 +119,8 @@ impl Handshakes {
     /// else the oldest of them; a slot that is empty or out of date; the bucket's oldest.
     ///
     /// Two workers may remember one SYN at the same time. As in [`Established`](super::Established), each looks again
-    /// after a fence, and one record goes: the one that our host has not answered, else the one in the later slot.
+    /// after a fence, and one record goes: the one that our host has not answered, else the one in the
+    /// earlier slot, so that who finds it gone comes to the other later.
     pub fn remember(&self, tuple: &Tuple, hash: Hash, client_isn: u32, admitted: bool, now: Time) -> Remembered {
         let identity = Identity::new(tuple, client_isn);
         let stage = if admitted { Stage::Admitted } else { Stage::Seen };
@@ -253,18 +254,19 @@ impl Handshakes {
         // Acquire: if any word above is of a later record, the header below is of that record too (its writer has a
         // Release fence between making the header busy and the first word).
         fence(Ordering::Acquire);
-        let again = Header::from_bits(self.atomic(slot).load(Ordering::Relaxed));
+        // Acquire here too: if the record is gone, where its remover saw another of the same SYN, so do we.
+        let again = self.header(slot);
         header.same_record(again).then_some((identity, answers))
     }
 
     /// Where a new record goes, and what is there; `None` if all are busy.
     fn victim(&self, hash: Hash, identity: Identity, now: Time) -> Option<(usize, Header)> {
-        let mut own: ArrayVec<Sighting, SLOTS> =
+        let own: ArrayVec<Sighting, SLOTS> =
             self.sightings(hash, now).filter(|sighting| sighting.identity.same_tuple(identity)).collect();
         if own.len() >= RECORDS_PER_TUPLE {
             // The least goes: not answered before answered, then old before young.
-            own.sort_unstable_by_key(|sighting| (sighting.header.is_answered(), u32::MAX - sighting.age));
-            return own.first().map(|sighting| (sighting.slot, sighting.header));
+            let least = own.iter().min_by_key(|sighting| (sighting.header.is_answered(), u32::MAX - sighting.age));
+            return least.map(|sighting| (sighting.slot, sighting.header));
         }
         let first = self.bucket(hash) * SLOTS;
         (first..first + SLOTS)
@@ -303,33 +305,29 @@ impl Handshakes {
         Some(header)
     }
 
-    /// Settles with other records of the same SYN whether ours stays.
-    fn stays(&self, hash: Hash, slot: usize, mut header: Header, identity: Identity, now: Time) -> bool {
+    /// Settles with other records of the same SYN whether ours, just written, stays.
+    fn stays(&self, hash: Hash, slot: usize, written: Header, identity: Identity, now: Time) -> bool {
         loop {
             let other =
                 self.sightings(hash, now).find(|sighting| sighting.identity == identity && sighting.slot != slot);
-            let Some(other) = other else {
+            let ours = self.header(slot);
+            let Some(other) = other.filter(|_| written.same_record(ours)) else {
                 return true;
             };
-            let ours_goes = other.slot < slot || other.header.is_answered();
-            let (loser, expected) = if ours_goes { (slot, header) } else { (other.slot, other.header) };
-            // AcqRel: as any other end of a record.
-            let removed = self.atomic(loser).compare_exchange(
-                expected.bits(),
-                expected.empty().bits(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            );
-            match removed {
-                Ok(_) if ours_goes => return false,
-                Err(_) if ours_goes => {
-                    header = self.header(slot);
-                    // Our host has answered to ours already: it counts. Or it was overwritten: it was there.
-                    if header.is_answered() || header.stage().is_none() {
-                        return true;
-                    }
-                }
-                _ => {}
+            let ours_goes = match (ours.has_answer(), other.header.has_answer()) {
+                (false, false) => slot < other.slot,
+                (false, true) => true,
+                (true, false) => false,
+                // Answers to one SYN by two threads at once: both count.
+                (true, true) => return true,
+            };
+            let (loser, header) = if ours_goes { (slot, ours) } else { (other.slot, other.header) };
+            let empty = header.empty().bits();
+            // Release: who finds it gone sees the other, as we do. If it fails, it has changed: look again.
+            let gone =
+                self.atomic(loser).compare_exchange(header.bits(), empty, Ordering::Release, Ordering::Relaxed).is_ok();
+            if gone && ours_goes {
+                return false;
             }
         }
     }

@@ -11,6 +11,8 @@ mod handshakes;
 mod hash;
 mod memory;
 mod record;
+#[cfg(all(test, not(loom)))]
+mod tests;
 pub mod tuple;
 
 pub use entry::{Entry, State, TICK};
