@@ -72,7 +72,9 @@ class _Show:
         if not self.terminal:
             print("        " + "; ".join(" ".join(row.plain()) for row in rows) + "; " + foot, flush=True)
             return
-        header = f"  {'member':8}{'role':10}{'term':>5}{'connections':>13}{'served':>9}{'per second':>12}{'on long ones':>14}"
+        header = (
+            f"  {'member':8}{'role':10}{'term':>5}{'connections':>13}{'served':>9}{'a second':>12}{'on long ones':>14}"
+        )
         lines = [
             f"{_BOLD}baton: three members behind {VIP} on one Linux bridge{_PLAIN}",
             "",
