@@ -16,6 +16,8 @@ pub mod decide;
 pub mod frame;
 pub mod host;
 pub mod idle;
+#[cfg(feature = "dpdk")]
+pub mod launch;
 pub mod metrics;
 pub mod port;
 pub mod shared;

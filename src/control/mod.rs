@@ -19,6 +19,7 @@ mod election;
 pub mod heartbeat;
 pub mod member;
 mod membership;
+pub mod probes;
 pub mod protocol;
 mod report;
 mod roles;
@@ -26,6 +27,9 @@ mod settings;
 pub mod socket;
 #[cfg(test)]
 mod tests;
+pub mod thread;
+pub mod truth;
+mod view;
 
 pub use self::core::{Action, Control, Event};
 pub use member::{Identity, MemberId, Name};

@@ -31,6 +31,7 @@ impl Decider<'_> {
         }
         let known = self.established.find(tuple, hash).is_some();
         match known {
+            true if flags.rst() => Verdict::ResetToWire(*tuple),
             true if !flags.syn() => Verdict::ToWire,
             _ if flags.rst() => self.refusal(tuple, hash, segment),
             false if self.is_of_half_open(tuple, hash, segment) => Verdict::ToWire,

@@ -14,10 +14,12 @@ mod kernel;
 mod netlink;
 mod plan;
 mod route;
+mod scheduling;
 mod setup;
 mod sockets;
 mod sysctl;
 mod tap;
+mod truth;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -26,9 +28,11 @@ use std::path::PathBuf;
 pub use destroyed::{Destroyed, Ending};
 pub use plan::{HostPlan, RULE_PRIORITY, TapPlan, VipPlan, WirePlan, table};
 pub use route::Interface;
+pub use scheduling::{prompt, urgent};
 pub use setup::HostSide;
 pub use sockets::{Socket, Sockets, State};
 pub use tap::attach as attach_tap;
+pub use truth::HostKernel;
 
 /// Why the host side cannot be set up or undone.
 #[derive(Debug, thiserror::Error)]

@@ -53,6 +53,18 @@ pub struct Full;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor(usize);
 
+impl Cursor {
+    /// At a slot, as [`Cursor::slot`] told.
+    pub fn at(slot: usize) -> Cursor {
+        Cursor(slot)
+    }
+
+    /// The slot that the next scan begins at.
+    pub fn slot(self) -> usize {
+        self.0
+    }
+}
+
 /// The table of established connections.
 pub struct Established {
     buckets: Region<Bucket>,
