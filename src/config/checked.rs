@@ -26,6 +26,18 @@ pub struct Config {
     pub log: Log,
 }
 
+impl Config {
+    /// What is allowed but likely a mistake, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        // The U/L bit (IEEE Std 802, 8.2): without it the address belongs to whoever has bought it.
+        let universal = self.vips.iter().enumerate().filter(|(_, vip)| vip.mac.0[0] & 0x02 == 0);
+        let warning = |(position, vip): (usize, &Vip)| {
+            format!("vips[{position}].mac: {} is not locally administered, so a real card may have it", vip.mac)
+        };
+        universal.map(warning).collect()
+    }
+}
+
 /// What makes members one cluster.
 #[derive(Clone)]
 pub struct Cluster {

@@ -15,8 +15,8 @@ use super::sockets::parse;
 const SKNLGRP_INET_TCP_DESTROY: u32 = 1;
 const SKNLGRP_INET6_TCP_DESTROY: u32 = 3;
 
-/// Room for announcements not yet read. One takes under 1 KiB of it (`sk_buff` and data), so this is some 16,000:
-/// a fifth of a second at 80,000 connections a second.
+/// Room for announcements not yet read, in bytes as SO_RCVBUF counts them (the kernel doubles it): 60,000 were found to
+/// fit, which is most of a second of the busiest service.
 const RECEIVE_BUFFER: usize = 16 << 20;
 
 /// What is announced.

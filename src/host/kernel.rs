@@ -1,5 +1,6 @@
 //! Setting and undoing one change in the kernel, by the way that the kernel has for it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 
@@ -20,6 +21,8 @@ pub(super) struct Kernel {
     rtnetlink: Rtnetlink,
     ethtool: Option<Ethtool>,
     guard: Option<Guard>,
+    /// The features that are on, by interface, as far as they were read in this pass.
+    features: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// What is there before a change.
@@ -39,6 +42,7 @@ impl Kernel {
             rtnetlink: Rtnetlink::open().map_err(Error::kernel("opening rtnetlink"))?,
             ethtool: Ethtool::open().ok(),
             guard: Guard::open().ok(),
+            features: BTreeMap::new(),
         })
     }
 
@@ -54,22 +58,29 @@ impl Kernel {
         self.rtnetlink.addresses().map_err(Error::kernel("reading the addresses"))
     }
 
-    /// Whether an offload feature is on; `None` where the kernel cannot say.
-    fn feature(&mut self, interface: &str, feature: &str) -> Result<Option<bool>, Error> {
-        let Some(ethtool) = &mut self.ethtool else { return Ok(None) };
-        match ethtool.active(interface) {
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
-            active => active
-                .map(|active| Some(active.contains(feature)))
-                .map_err(Error::kernel(format!("reading the offloads of {interface}"))),
+    /// Begins a pass over all changes: what was read in an earlier one may have changed since.
+    pub(super) fn look_anew(&mut self) {
+        self.features.clear();
+    }
+
+    /// Whether an offload feature is on. Off is what the kernel cannot say, too: without ethtool's family.
+    fn feature(&mut self, interface: &str, feature: &str) -> Result<bool, Error> {
+        if !self.features.contains_key(interface) {
+            let active = match self.ethtool.as_mut().map(|ethtool| ethtool.active(interface)) {
+                None => BTreeSet::new(),
+                Some(Err(error)) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => BTreeSet::new(),
+                Some(active) => active.map_err(Error::kernel(format!("reading the offloads of {interface}")))?,
+            };
+            self.features.insert(interface.into(), active);
         }
+        Ok(self.features.get(interface).is_some_and(|active| active.contains(feature)))
     }
 
     pub(super) fn before(&mut self, change: &Change) -> Result<Before, Error> {
         Ok(match change {
             Change::FeatureOff { interface, feature } => match self.feature(interface, feature)? {
-                Some(true) => Before::Value(1),
-                Some(false) | None => Before::AsWanted,
+                true => Before::Value(1),
+                false => Before::AsWanted,
             },
             Change::Promiscuous { interface } => Before::Value(self.interface(interface)?.promiscuous.into()),
             Change::Setting { interface, name, least } => match sysctl::read(interface, name) {
@@ -107,13 +118,13 @@ impl Kernel {
     }
 
     fn set_feature_off(&mut self, interface: &str, feature: &str, warnings: &mut Vec<String>) -> Result<bool, Error> {
-        if self.feature(interface, feature)? != Some(true) {
+        if !self.feature(interface, feature)? {
             return Ok(false);
         }
-        if let Some(ethtool) = &mut self.ethtool {
-            ethtool.set(interface, feature, false).map_err(Error::kernel(format!("switching {feature} off")))?;
-        }
-        let stays = self.feature(interface, feature)? == Some(true);
+        // A driver may refuse, or oblige in words alone.
+        let asked = self.ethtool.as_mut().map_or(Ok(()), |ethtool| ethtool.set(interface, feature, false));
+        self.features.remove(interface);
+        let stays = asked.is_err() || self.feature(interface, feature)?;
         if stays {
             warn(
                 warnings,

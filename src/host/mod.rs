@@ -30,7 +30,7 @@ pub use plan::{HostPlan, RULE_PRIORITY, TapPlan, VipPlan, WirePlan, table};
 pub use route::Interface;
 pub use scheduling::{prompt, urgent};
 pub use setup::HostSide;
-pub use sockets::{Socket, Sockets, State};
+pub use sockets::{Listing, Socket, Sockets, State};
 pub use tap::attach as attach_tap;
 pub use truth::HostKernel;
 

@@ -82,10 +82,22 @@ impl Netlink {
         flags: u16,
         mut each: impl FnMut(Message<'_>),
     ) -> io::Result<()> {
+        self.begin(payload, flags)?;
+        let mut disturbed = false;
+        while self.step(self.sequence, &mut disturbed, &mut each)? == 0 {}
+        if disturbed { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+    }
+
+    /// Sends a request whose answer is read by [`Netlink::step`].
+    pub(super) fn begin<M: NetlinkSerializable>(&mut self, payload: M, flags: u16) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = serialize(payload, flags | NLM_F_REQUEST | NLM_F_ACK, self.sequence);
-        self.socket.send(&bytes, 0)?;
-        self.answer(self.sequence, 1, &mut each)
+        self.socket.send(&bytes, 0).map(drop)
+    }
+
+    /// Reads the next datagram of the last request's answer; `true` at its end.
+    pub(super) fn next_part(&mut self, mut each: impl FnMut(Message<'_>)) -> io::Result<bool> {
+        self.step(self.sequence, &mut false, &mut each).map(|ended| ended > 0)
     }
 
     /// Sends several messages at once, as nftables wants its transactions: `begin`, all `messages`, `end`, of which
@@ -98,7 +110,7 @@ impl Netlink {
     ) -> io::Result<()> {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = serialize(begin, NLM_F_REQUEST, first);
-        let acknowledged = messages.len();
+        let mut left = messages.len();
         self.sequence = first;
         for (message, flags) in messages {
             self.sequence = self.sequence.wrapping_add(1);
@@ -107,34 +119,35 @@ impl Netlink {
         self.sequence = self.sequence.wrapping_add(1);
         bytes.extend(serialize(end, NLM_F_REQUEST, self.sequence));
         self.socket.send(&bytes, 0)?;
-        self.answer(first, acknowledged, &mut |_| {})
+        while left > 0 {
+            left = left.saturating_sub(self.step(first, &mut false, &mut |_| {})?);
+        }
+        Ok(())
     }
 
-    /// Reads until `outcomes` requests numbered `first` and up have been acknowledged, or one is refused. What answers
-    /// an earlier request that was given up is passed over.
-    fn answer(&mut self, first: u32, outcomes: usize, each: &mut dyn FnMut(Message<'_>)) -> io::Result<()> {
+    /// Reads one datagram and returns how many of the requests numbered `first` and up have ended by it: acknowledged,
+    /// or their dump at its end. The first refusal is an error. What answers an earlier request, given up, is passed
+    /// over.
+    fn step(&mut self, first: u32, disturbed: &mut bool, each: &mut dyn FnMut(Message<'_>)) -> io::Result<usize> {
         let requests = self.sequence.wrapping_sub(first);
-        let mut left = outcomes;
-        let mut disturbed = false;
-        while left > 0 {
-            let length = self.receive()?;
-            for message in messages(&self.buffer[..length]) {
-                if message.sequence.wrapping_sub(first) > requests {
-                    continue;
+        let length = self.receive()?;
+        let mut ended = 0;
+        for message in messages(&self.buffer[..length]) {
+            if message.sequence.wrapping_sub(first) > requests {
+                continue;
+            }
+            *disturbed |= message.flags & NLM_F_DUMP_INTR != 0;
+            match message.kind {
+                NLMSG_ERROR | NLMSG_DONE => {
+                    outcome(message.payload)?;
+                    ended += 1;
                 }
-                disturbed |= message.flags & NLM_F_DUMP_INTR != 0;
-                match message.kind {
-                    NLMSG_ERROR | NLMSG_DONE => {
-                        outcome(message.payload)?;
-                        left = left.saturating_sub(1);
-                    }
-                    NLMSG_NOOP => {}
-                    NLMSG_OVERRUN => return Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
-                    _ => each(message),
-                }
+                NLMSG_NOOP => {}
+                NLMSG_OVERRUN => return Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
+                _ => each(message),
             }
         }
-        if disturbed { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+        Ok(ended)
     }
 
     fn receive(&mut self) -> io::Result<usize> {

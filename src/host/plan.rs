@@ -215,6 +215,7 @@ impl TapPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::checked::{HugePages, Poll};
 
     fn tap(vips: Vec<VipPlan>) -> HostPlan {
         let tap = TapPlan { name: "vip0".into(), mac: None, mtu: None, own_address: None, vips };
@@ -224,6 +225,30 @@ mod tests {
     fn vip(text: &str) -> VipPlan {
         let (address, prefix) = text.split_once('/').unwrap();
         VipPlan { address: address.parse().unwrap(), prefix: prefix.parse().unwrap(), gateway: None }
+    }
+
+    #[test]
+    fn the_plan_follows_the_configuration() {
+        let dataplane = |wire, device| Dataplane {
+            wire,
+            host: Host { device, address: None },
+            workers: vec![1],
+            control_core: 0,
+            poll: Poll::Busy,
+            connections: 1024,
+            huge_pages: HugePages::Never,
+            eal: Vec::new(),
+        };
+        let shared = Wire::Interface("eth0".into());
+        let plan = HostPlan::new(&dataplane(shared.clone(), HostDevice::Tap("vip0".into())), &[], None, Some(1500));
+        assert_eq!(plan.wire, Some(WirePlan { interface: "eth0".into(), multicast: false }));
+        assert_eq!(plan.tap.unwrap().mtu, Some(1500));
+        // The other end of a device that is not a TAP is not ours to set; an interface that is not the kernel's neither.
+        let vdev = HostPlan::new(&dataplane(shared, HostDevice::Vdev("net_virtio_user0".into())), &[], None, None);
+        assert!(vdev.tap.is_none() && vdev.wire.is_some());
+        let pci = Wire::Pci("0000:03:00.0".into());
+        let pci = HostPlan::new(&dataplane(pci, HostDevice::Tap("vip0".into())), &[], None, None);
+        assert!(pci.tap.is_some() && pci.wire.is_none());
     }
 
     #[test]

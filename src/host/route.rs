@@ -13,6 +13,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::net::if_::if_nametoindex;
 
 use super::netlink::Netlink;
 use crate::frame::Mac;
@@ -165,51 +166,13 @@ impl Rtnetlink {
 
     /// Adds a route; `false` if one of its prefix and metric was there.
     pub(super) fn add_route(&mut self, route: &Route) -> io::Result<bool> {
-        let message = self.route_message(route)?;
+        let message = route_message(route)?;
         self.add(RouteNetlinkMessage::NewRoute(message))
     }
 
     pub(super) fn delete_route(&mut self, route: &Route) -> io::Result<()> {
-        let message = self.route_message(route)?;
+        let message = route_message(route)?;
         self.change(RouteNetlinkMessage::DelRoute(message), 0)
-    }
-
-    fn route_message(&mut self, route: &Route) -> io::Result<RouteMessage> {
-        let mut message = RouteMessage::default();
-        let header = &mut message.header;
-        header.address_family = AddressFamily::Inet;
-        header.protocol = RouteProtocol::Other(PROTOCOL);
-        header.kind = RouteType::Unicast;
-        let table = match route {
-            Route::Subnet { table, address, prefix, interface } => {
-                header.destination_prefix_length = *prefix;
-                header.scope = RouteScope::Link;
-                let subnet = Ipv4Addr::from_bits(address.to_bits() & mask(*prefix));
-                message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(subnet)));
-                message.attributes.push(RouteAttribute::Oif(self.index(interface)?));
-                table
-            }
-            Route::Gateway { table, gateway, interface } => {
-                // The gateway is a neighbour even where it lies beyond the VIP's subnet.
-                header.flags |= RouteFlags::Onlink;
-                message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(*gateway)));
-                message.attributes.push(RouteAttribute::Oif(self.index(interface)?));
-                table
-            }
-            Route::Nowhere { table } => {
-                header.kind = RouteType::BlackHole;
-                message.attributes.push(RouteAttribute::Priority(u32::MAX));
-                table
-            }
-        };
-        // RTA_TABLE carries what the header's byte cannot.
-        message.attributes.push(RouteAttribute::Table(*table));
-        Ok(message)
-    }
-
-    fn index(&mut self, name: &str) -> io::Result<u32> {
-        let interface = self.interface(name)?;
-        interface.map(|interface| interface.index).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
     fn add(&mut self, message: RouteNetlinkMessage) -> io::Result<bool> {
@@ -285,6 +248,39 @@ fn rule_message(from: Ipv4Addr, priority: u32, table: u32) -> RuleMessage {
     message.attributes.push(RuleAttribute::Table(table));
     message.attributes.push(RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
     message
+}
+
+fn route_message(route: &Route) -> io::Result<RouteMessage> {
+    let mut message = RouteMessage::default();
+    let header = &mut message.header;
+    header.address_family = AddressFamily::Inet;
+    header.protocol = RouteProtocol::Other(PROTOCOL);
+    header.kind = RouteType::Unicast;
+    let table = match route {
+        Route::Subnet { table, address, prefix, interface } => {
+            header.destination_prefix_length = *prefix;
+            header.scope = RouteScope::Link;
+            let subnet = Ipv4Addr::from_bits(address.to_bits() & mask(*prefix));
+            message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(subnet)));
+            message.attributes.push(RouteAttribute::Oif(if_nametoindex(interface.as_str())?));
+            table
+        }
+        Route::Gateway { table, gateway, interface } => {
+            // The gateway is a neighbour even where it lies beyond the VIP's subnet.
+            header.flags |= RouteFlags::Onlink;
+            message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(*gateway)));
+            message.attributes.push(RouteAttribute::Oif(if_nametoindex(interface.as_str())?));
+            table
+        }
+        Route::Nowhere { table } => {
+            header.kind = RouteType::BlackHole;
+            message.attributes.push(RouteAttribute::Priority(u32::MAX));
+            table
+        }
+    };
+    // RTA_TABLE carries what the header's byte cannot.
+    message.attributes.push(RouteAttribute::Table(*table));
+    Ok(message)
 }
 
 #[cfg(test)]

@@ -43,8 +43,17 @@ impl HostSide {
         let stale = |entry: &&Entry| !wanted.iter().any(|change| change.replaces(&entry.change));
         let leftover: Vec<Entry> = host.journal.entries().iter().filter(stale).cloned().collect();
         host.undo_all(leftover)?;
-        host.ensure()?;
-        Ok(host)
+        match host.ensure() {
+            Ok(_) => Ok(host),
+            // What an earlier run left keeps a broken member quiet: it stays. A first start leaves nothing half done.
+            Err(error) if adopted => Err(error),
+            Err(error) => {
+                if let Err(further) = host.undo() {
+                    tracing::warn!("while undoing what was set: {further}");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// To be called once the host port is open: the port's driver may have set a MAC and an MTU of its own, and a
@@ -60,6 +69,7 @@ impl HostSide {
     /// Sets again what is missing, and says what was: other programs (firewalls, network managers) may have removed
     /// it. A few system calls when all is well.
     pub fn ensure(&mut self) -> Result<Vec<String>, Error> {
+        self.kernel.look_anew();
         let mut repaired = Vec::new();
         for change in self.plan.changes() {
             if self.journal.find(&change).is_none_or(|entry| entry.change != change) {

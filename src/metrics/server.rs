@@ -1,7 +1,7 @@
 //! Serves [`render`] over HTTP at `/metrics`.
 //!
-//! One thread answers one request after the other, each within [`PATIENCE`]: a client that dawdles or a crowd of
-//! them costs its like some waiting, and nothing else in the process anything.
+//! One thread answers one request after the other and leaves a client that neither sends nor reads for two seconds:
+//! who dawdles, or a crowd, costs others like it some waiting, and nothing else in the process anything.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
