@@ -67,7 +67,7 @@ class Captures:
             time.sleep(0.005)
 
     def stop(self) -> None:
-        """Ends all captures, once what tcpdump was not yet handed (it waits up to a second for a full block) is written."""
+        """Ends all captures, once all is written: tcpdump is handed frames when a block is full or a second over."""
         if self._stopped:
             return
         self._stopped = True

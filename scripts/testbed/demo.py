@@ -72,7 +72,9 @@ class _Show:
         if not self.terminal:
             print("        " + "; ".join(" ".join(row.plain()) for row in rows) + "; " + foot, flush=True)
             return
-        header = f"  {'member':8}{'role':10}{'term':>5}{'connections':>13}{'served':>9}{'per second':>12}{'on long ones':>14}"
+        header = (
+            f"  {'member':8}{'role':10}{'term':>5}{'connections':>13}{'served':>9}{'a second':>12}{'on long ones':>14}"
+        )
         lines = [
             f"{_BOLD}baton: three members behind {VIP} on one Linux bridge{_PLAIN}",
             "",
@@ -154,7 +156,7 @@ def demo(home: Path) -> int:
         )
         show.play(6)
         killed = time.monotonic_ns()
-        second.kill()
+        second.kill(wait=False)
         bed.network.cut(second.name)
         show.say(f"{second.name} killed with SIGKILL, its cable cut")
         show.play(1)
@@ -175,7 +177,7 @@ def _ms(value: float) -> str:
 
 
 def _summary(results: Results, kept: Results, handed_over: int, killed: int, victim: str) -> int:
-    gap, longest = outage(results, killed)
+    met = outage(results, killed)
 
     def lost_with_victim(connection: Connection) -> bool:
         # Its handshake was completed before the kill, so nobody else may answer it.
@@ -190,8 +192,8 @@ def _summary(results: Results, kept: Results, handed_over: int, killed: int, vic
         "failed": len(failed),
         f"accepted by {victim} and lost with it": len(lost),
         "longest wait, planned handover": _ms(max(around, default=0) / 1e6),
-        "longest wait, kill": _ms(longest),
-        "new connections accepted again after the kill within": _ms(gap),
+        "longest wait, kill": _ms(met.longest),
+        "new connections accepted again after the kill within": _ms(met.gap),
         "served before the handover": _between(results, 0, handed_over),
         "served between handover and kill": _between(results, handed_over, killed),
         "served after the kill": _between(results, killed, forever),

@@ -69,7 +69,7 @@ class Story:
     strays: list[tuple[int, str, Tcp]] = field(default_factory=list)
     """Segments that a member other than the owner sent, more than GRACE after the client had chosen."""
     meddling: list[tuple[str, ClientEnd, int]] = field(default_factory=list)
-    """RSTs and pure ACKs (host, client, flags) to a tuple's new life from a member that is not, or not yet, its owner."""
+    """RSTs and pure ACKs (host, client, flags) to a tuple's later life from a member that is not (yet) its owner."""
     sources: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(host, Ethernet source) of all frames."""
     gratuitous: Counter[str] = field(default_factory=Counter)

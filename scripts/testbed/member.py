@@ -122,10 +122,12 @@ class Member:
             environment={"RUNTIME_DIRECTORY": str(self.runtime)},
         )
 
-    def kill(self) -> None:
-        """SIGKILL: no goodbye, no clean-up."""
-        if self.process is not None:
+    def kill(self, *, wait: bool = True) -> None:
+        """SIGKILL: no goodbye, no clean-up. Without `wait` it returns before the process is gone."""
+        if self.process is not None and wait:
             self.process.kill()
+        elif self.process is not None:
+            self.process.popen.kill()
 
     def stop(self) -> int:
         """SIGTERM: leaves cleanly; returns the exit status."""
