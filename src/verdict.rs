@@ -95,8 +95,6 @@ drops! {
     NoticesFull = "notices_full",
 
     // ARP.
-    /// An ARP request for a VIP for which we are passive.
-    ArpPassive = "arp_passive",
     /// A gratuitous ARP for a VIP, from the host or from the wire.
     GratuitousArp = "gratuitous_arp",
     /// An ARP reply of the host about a VIP: the worker answers, nobody else.
