@@ -10,7 +10,7 @@ use crossbeam::channel::{Receiver, Sender};
 use super::protocol::{Ask, Listed, Page};
 use super::truth::{Kernel, Truth};
 use super::view;
-use super::{Action, Control, Event, Report};
+use super::{Action, CannotActivate, Control, Event, Report};
 use crate::config::Config;
 use crate::control::probes::Measured;
 use crate::counters::Counters;
@@ -263,6 +263,8 @@ impl<K: Kernel> Running<K> {
         let mut actions = Vec::new();
         self.shell.control.step(Event::Activate { vip }, now, &mut actions);
         let refused = actions.iter().find_map(|action| match action {
+            // What is asked for is so already.
+            Action::Report(Report::ActivateRefused { why: CannotActivate::AlreadyActive, .. }) => None,
             Action::Report(Report::ActivateRefused { why, .. }) => Some(why.to_string()),
             _ => None,
         });

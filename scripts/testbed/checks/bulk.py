@@ -12,7 +12,7 @@ from pathlib import Path
 from ..cluster import Testbed, testbed
 from ..judge import judge
 from ..member import VIP, Member
-from ..shell import Process, run
+from ..shell import wait_until, Process, run
 from . import Check, Context
 
 _MEGABYTE = 1_000_000
@@ -78,7 +78,7 @@ def _download(context: Context, bed: Testbed, name: str, want: str, *, move_to: 
     begun = time.monotonic()
     transfer = _curl(bed, context.home / f"{name}.log", "-o", str(copy), f"http://{VIP}/file")
     if move_to is not None:
-        time.sleep(0.2)
+        wait_until(lambda: copy.exists() and copy.stat().st_size > _MEGABYTE, "the transfer to run", timeout=10)
         move_to.activate()
         context.report.equal("the role moved while the transfer ran", transfer.alive(), True)
     _finish(transfer)
