@@ -71,6 +71,8 @@ struct Due {
     turn: Option<Time>,
     host: Option<Time>,
     shell: Option<Time>,
+    /// When the frames that were last sent to the host reach it: later ones do not overtake them.
+    to_host: Time,
 }
 
 /// The cluster and everything around it.
@@ -337,6 +339,9 @@ impl Cluster {
                 self.client(index);
             }
         }
+        if !self.checks.violations.is_empty() {
+            self.trace.freeze();
+        }
     }
 
     /// A frame enters a cable.
@@ -407,8 +412,9 @@ impl Cluster {
             self.leave(index, frame);
         }
         if !sent.to_host.is_empty() {
-            let delay = self.random.up_to(POLL);
-            self.events.push(self.now + delay, Event::ToHost(index, sent.to_host));
+            let at = self.due[index].to_host.max(self.now + self.random.up_to(POLL));
+            self.due[index].to_host = at;
+            self.events.push(at, Event::ToHost(index, sent.to_host));
         }
         if more {
             self.schedule_turn(index);
