@@ -128,6 +128,7 @@ fn run_with(
     reload: Box<dyn Fn() -> bool + Send>,
 ) -> Result<Ended, Error> {
     let clock = Clock::start();
+    host::urgent_session();
     let runtime = Runtime::open(&config.dataplane, &config.node.name)?;
     let own_mac = runtime.facts().wire_mac;
     host.attached(own_mac, mtu)?;
@@ -191,8 +192,7 @@ fn run_with(
 
 fn pinned(ports: WorkerPorts, member: &Arc<Member>, counters: &[Arc<Counters>], clock: Clock, poll: Poll) -> Pinned {
     if poll == Poll::Adaptive {
-        // It gives the core away whenever it is idle, so it may have it at once when it is not.
-        host::prompt();
+        host::urgent();
     }
     let counters = Arc::clone(&counters[ports.index]);
     Pinned { worker: Worker::new(Arc::clone(member), counters, clock, ports.wire, ports.host), idle: Idle::new(poll) }
