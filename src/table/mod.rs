@@ -4,6 +4,7 @@
 //! Both are of fixed capacity, lock-free, shared by all workers and the control thread, and allocate nothing after
 //! [`Established::new`] and [`Handshakes::new`].
 
+mod bucket;
 mod entry;
 mod established;
 mod handshakes;
