@@ -20,7 +20,7 @@ const CAPACITY_MAX: usize = 2_000_000_000;
 
 /// How many buckets an entry may be away from its home, counting that. So at most 5 × 47 = 235 entries can lie beyond
 /// a bucket that they belong before, which the 8 bits of a count can tell. At capacity the odds that an insertion finds
-/// so many buckets full are below 10⁻⁹ (Chernoff bound of a Poisson distribution); it is then refused.
+/// so many buckets full are of the order of 10⁻⁹ (Chernoff bound of a Poisson distribution); it is then refused.
 const REACH: usize = 48;
 
 /// How many VIPs are counted: all. Loom follows each atomic at each step, so there two must do.
@@ -147,7 +147,7 @@ impl Established {
         }
     }
 
-    /// Notes that a segment of the connection came by. Writes only when the coarse clock ([`Word`]) has moved since the
+    /// Notes that a segment of the connection came by. Writes only when the coarse clock ([`TICK`](super::TICK)) has moved since the
     /// last, so that lines of busy connections stay shared. False, and no change, if the entry has become another.
     #[inline]
     pub fn touch(&self, entry: &mut Entry, now: Time) -> bool {
@@ -191,7 +191,8 @@ impl Established {
             return false;
         }
         let hash = self.hasher.hash(&Tuple::from_key(key, entry.word.vip()));
-        self.forget_passing(hash, entry.slot as usize / SLOTS);
+        let (home, bucket) = (self.home(hash), entry.slot as usize / SLOTS);
+        self.forget_passing(hash, if bucket < home { bucket + self.buckets.len() } else { bucket } - home);
         // Relaxed: counts order nothing.
         self.len_of[usize::from(entry.word.vip())].fetch_sub(1, Ordering::Relaxed);
         self.len.fetch_sub(1, Ordering::Relaxed);
@@ -295,7 +296,8 @@ impl Established {
             return Err(Full);
         }
         let mut index = self.home(hash);
-        for _ in 0..REACH.min(self.buckets.len()) {
+        let mut passed = 0;
+        while passed < REACH.min(self.buckets.len()) {
             let bucket = &self.buckets[index];
             if let Some((slot, word)) = bucket.claim() {
                 let word = word.next_generation().live(state, tuple.vip, now);
@@ -310,17 +312,18 @@ impl Established {
             if !bucket.note_passing(hash) {
                 break;
             }
+            passed += 1;
             index = self.after(index);
         }
-        self.forget_passing(hash, index);
+        self.forget_passing(hash, passed);
         self.len.fetch_sub(1, Ordering::Relaxed);
         Err(Full)
     }
 
-    /// Takes back what an entry noted on the way from its home to bucket `end`.
-    fn forget_passing(&self, hash: Hash, end: usize) {
+    /// Takes back what an entry noted in the first `passed` buckets of its way.
+    fn forget_passing(&self, hash: Hash, passed: usize) {
         let mut index = self.home(hash);
-        while index != end {
+        for _ in 0..passed {
             self.buckets[index].forget_passing(hash);
             index = self.after(index);
         }
