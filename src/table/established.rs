@@ -2,16 +2,14 @@
 
 use crossbeam::utils::CachePadded;
 
+use super::bucket::{Bucket, SLOTS};
 use super::entry::{Entry, State, Word};
 use super::hash::{Hash, Hasher};
 use super::memory::{Region, TableError, prefetch};
 use super::tuple::{MAX_VIPS, Tuple, VipIndex};
 use crate::config::checked::HugePages;
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 use crate::time::Time;
-
-/// Slots of a bucket: as many as fit a cache line.
-const SLOTS: usize = 5;
 
 /// A bucket is 64 bytes, and five of sixteen of them make 20 bytes a connection: at capacity 64 % of the slots are
 /// taken.
@@ -22,27 +20,11 @@ const CAPACITY_MAX: usize = 2_000_000_000;
 
 /// How many buckets an entry may be away from its home, counting that. So at most 5 × 47 = 235 entries can lie beyond
 /// a bucket that they belong before, which the 8 bits of a count can tell. At capacity the odds that an insertion finds
-/// so many buckets full are below 10⁻⁹ (Chernoff bound of a Poisson distribution); it is then refused.
+/// so many buckets full are of the order of 10⁻⁹ (Chernoff bound of a Poisson distribution); it is then refused.
 const REACH: usize = 48;
 
 /// How many VIPs are counted: all. Loom follows each atomic at each step, so there two must do.
 const COUNTS: usize = if cfg!(loom) { 2 } else { MAX_VIPS };
-
-/// Five slots and what is known of the entries that did not fit: one cache line.
-///
-/// A slot is a key ([`Tuple::key`]) and a word ([`Word`]). `passed`: four counts of 8 bits; count `c` says how many
-/// entries with `hash % 4 == c` have passed over this bucket, full when they came, to lie further on. A look-up goes on
-/// to the next bucket only where its count is not zero, so one line mostly settles also a miss, whatever came and went.
-#[repr(C, align(64))]
-#[derive(Default)]
-struct Bucket {
-    keys: [AtomicU64; SLOTS],
-    words: [AtomicU32; SLOTS],
-    passed: AtomicU32,
-}
-
-#[cfg(not(loom))]
-const _: () = assert!(size_of::<Bucket>() == 64);
 
 /// Why a connection was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -177,7 +159,7 @@ impl Established {
         }
     }
 
-    /// Notes that a segment of the connection came by. Writes only when the coarse clock ([`Word`]) has moved since the
+    /// Notes that a segment of the connection came by. Writes only when the coarse clock ([`TICK`](super::TICK)) has moved since the
     /// last, so that lines of busy connections stay shared. False, and no change, if the entry has become another.
     #[inline]
     pub fn touch(&self, entry: &mut Entry, now: Time) -> bool {
@@ -221,7 +203,8 @@ impl Established {
             return false;
         }
         let hash = self.hasher.hash(&Tuple::from_key(key, entry.word.vip()));
-        self.forget_passing(hash, entry.slot as usize / SLOTS);
+        let (home, bucket) = (self.home(hash), entry.slot as usize / SLOTS);
+        self.forget_passing(hash, if bucket < home { bucket + self.buckets.len() } else { bucket } - home);
         // Relaxed: counts order nothing.
         self.len_of[usize::from(entry.word.vip())].fetch_sub(1, Ordering::Relaxed);
         self.len.fetch_sub(1, Ordering::Relaxed);
@@ -277,8 +260,7 @@ impl Established {
     /// The sum of all counts of entries that passed over a bucket.
     #[cfg(test)]
     pub(super) fn passed(&self) -> usize {
-        let counts = self.buckets.iter().flat_map(|bucket| bucket.passed.load(Ordering::Relaxed).to_le_bytes());
-        counts.map(usize::from).sum()
+        self.buckets.iter().map(Bucket::passed).sum()
     }
 
     /// How many cache lines `find` reads.
@@ -326,7 +308,8 @@ impl Established {
             return Err(Full);
         }
         let mut index = self.home(hash);
-        for _ in 0..REACH.min(self.buckets.len()) {
+        let mut passed = 0;
+        while passed < REACH.min(self.buckets.len()) {
             let bucket = &self.buckets[index];
             if let Some((slot, word)) = bucket.claim() {
                 let word = word.next_generation().live(state, tuple.vip, now);
@@ -341,17 +324,18 @@ impl Established {
             if !bucket.note_passing(hash) {
                 break;
             }
+            passed += 1;
             index = self.after(index);
         }
-        self.forget_passing(hash, index);
+        self.forget_passing(hash, passed);
         self.len.fetch_sub(1, Ordering::Relaxed);
         Err(Full)
     }
 
-    /// Takes back what an entry noted on the way from its home to bucket `end`.
-    fn forget_passing(&self, hash: Hash, end: usize) {
+    /// Takes back what an entry noted in the first `passed` buckets of its way.
+    fn forget_passing(&self, hash: Hash, passed: usize) {
         let mut index = self.home(hash);
-        while index != end {
+        for _ in 0..passed {
             self.buckets[index].forget_passing(hash);
             index = self.after(index);
         }
@@ -394,96 +378,6 @@ impl Established {
             None => false,
         }
     }
-}
-
-impl Bucket {
-    /// The slots that have this key, as bits: a first look, without a branch that depends on where it is.
-    #[inline]
-    fn candidates(&self, key: u64) -> u32 {
-        let mut candidates = 0;
-        for (slot, other) in self.keys.iter().enumerate() {
-            // Acquire: if the slot has changed hands, what its last owner's remover saw is seen in the slots after it.
-            candidates |= u32::from(other.load(Ordering::Acquire) == key) << slot;
-        }
-        candidates
-    }
-
-    /// A slot and, if the tuple's entry is there, its word; or whether a proper look is needed to tell: there may be
-    /// one elsewhere, or the slot is changing. Without a branch.
-    #[inline]
-    fn first_look(&self, tuple: &Tuple, hash: Hash) -> (usize, Option<Word>, bool) {
-        let key = tuple.key();
-        let candidates = self.candidates(key);
-        // With none, the last: its key will be another.
-        let slot = (candidates | 1 << (SLOTS - 1)).trailing_zeros() as usize;
-        // In this order, and Acquire, as in `read`.
-        let word = Word::from_bits(self.words[slot].load(Ordering::Acquire));
-        let same_key = self.keys[slot].load(Ordering::Acquire) == key;
-        let same_entry = word.same_entry(Word::from_bits(self.words[slot].load(Ordering::Acquire)));
-        let here = word.is_live() & same_key & same_entry & (word.vip() == tuple.vip);
-        (slot, here.then_some(word), !here & ((candidates != 0) | self.is_passed(hash)))
-    }
-
-    /// A slot's key and word, if it holds an entry, and both of the same.
-    #[inline]
-    fn read(&self, slot: usize) -> Option<(u64, Word)> {
-        // Acquire: the key is of this word's entry, or of one that came later.
-        let mut word = Word::from_bits(self.words[slot].load(Ordering::Acquire));
-        while word.is_live() {
-            // Acquire: if it is of one that came later, the word below is no longer ours.
-            let key = self.keys[slot].load(Ordering::Acquire);
-            // Acquire: as above; and if the entry is gone because its remover saw another of the same tuple (see
-            // `insert`), so do we.
-            let again = Word::from_bits(self.words[slot].load(Ordering::Acquire));
-            if word.same_entry(again) {
-                return Some((key, word));
-            }
-            // Confirmed at this very moment, perhaps: once more.
-            word = again;
-        }
-        None
-    }
-
-    /// Takes a free slot: its number and the word that it had.
-    fn claim(&self) -> Option<(usize, Word)> {
-        for (slot, word) in self.words.iter().enumerate() {
-            let seen = Word::from_bits(word.load(Ordering::Relaxed));
-            // Acquire: what its last owner did with the slot comes before what we do.
-            if seen.is_empty()
-                && word.compare_exchange(seen.bits(), seen.busy().bits(), Ordering::Acquire, Ordering::Relaxed).is_ok()
-            {
-                return Some((slot, seen));
-            }
-        }
-        None
-    }
-
-    /// Whether entries of this hash's class lie further on.
-    #[inline]
-    fn is_passed(&self, hash: Hash) -> bool {
-        // Relaxed: what was entered before this look-up began was counted before it too.
-        self.passed.load(Ordering::Relaxed) >> class_shift(hash) & 0xff != 0
-    }
-
-    /// Counts one more; false at the most that the count can say.
-    fn note_passing(&self, hash: Hash) -> bool {
-        let shift = class_shift(hash);
-        let more = |passed: u32| (passed >> shift & 0xff != 0xff).then(|| passed + (1 << shift));
-        // Relaxed: the entry's own publication orders it.
-        self.passed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
-    }
-
-    /// Counts one less.
-    fn forget_passing(&self, hash: Hash) {
-        // Never below zero: each was noted before.
-        self.passed.fetch_sub(1 << class_shift(hash), Ordering::Relaxed);
-    }
-}
-
-/// Where the count of a hash's class is: the lowest two bits of the hash, in bytes.
-#[inline]
-fn class_shift(hash: Hash) -> u32 {
-    (hash.bits() & 3) as u32 * 8
 }
 
 /// See [`Established::probe`].

@@ -228,20 +228,19 @@ impl Handshakes {
     pub fn tally(&self, now: Time, pending: &mut [usize; MAX_VIPS]) {
         for slot in 0..self.bodies.len() {
             let header = self.header(slot);
-            if header.age(now).is_none() {
-                if header.stage().is_some() {
+            match header.stage() {
+                Some(_) if header.age(now).is_none() => {
+                    let empty = header.empty().bits();
                     // Relaxed: nothing was written that others must see. If it fails, the record is not old any more.
-                    let _ = self.atomic(slot).compare_exchange(
-                        header.bits(),
-                        header.empty().bits(),
-                        Ordering::Relaxed,
-                        Ordering::Relaxed,
-                    );
+                    let _ =
+                        self.atomic(slot).compare_exchange(header.bits(), empty, Ordering::Relaxed, Ordering::Relaxed);
                 }
-            } else if header.stage() == Some(Stage::Admitted)
-                && let Some((identity, _)) = self.read(slot, header)
-            {
-                pending[identity.rest as usize & 0xff] += 1;
+                Some(Stage::Admitted) => {
+                    if let Some((identity, _)) = self.read(slot, header) {
+                        pending[identity.rest as usize & 0xff] += 1;
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -430,6 +429,20 @@ struct Sightings<'a> {
     candidates: u32,
 }
 
+impl Sightings<'_> {
+    /// The record in a slot, if it is one of ours.
+    #[inline]
+    fn look(&self, slot: usize) -> Option<Sighting> {
+        let header = self.ring.header(slot);
+        if !header.has_tag(self.tag) {
+            return None;
+        }
+        let age = header.age(self.now)?;
+        let (identity, answers) = self.ring.read(slot, header)?;
+        Some(Sighting { slot, header, age, identity, answers })
+    }
+}
+
 impl Iterator for Sightings<'_> {
     type Item = Sighting;
 
@@ -439,12 +452,8 @@ impl Iterator for Sightings<'_> {
             let within = self.candidates.trailing_zeros() as usize;
             self.candidates &= self.candidates - 1;
             let slot = self.bucket * SLOTS + within;
-            let header = self.ring.header(slot);
-            if header.has_tag(self.tag)
-                && let Some(age) = header.age(self.now)
-                && let Some((identity, answers)) = self.ring.read(slot, header)
-            {
-                return Some(Sighting { slot, header, age, identity, answers });
+            if let Some(sighting) = self.look(slot) {
+                return Some(sighting);
             }
             // Gone. If its remover saw another of the same SYN (see `remember`), so must we, and the first look may
             // have been too early.

@@ -2,8 +2,22 @@
 //! pending connections and the SYNs seen, which a flood may overwrite without touching the former.
 //!
 //! Both are of fixed capacity, lock-free, shared by all workers and the control thread, and allocate nothing after
-//! [`Established::new`] and [`Handshakes::new`].
+//! [`Established::new`] and [`Handshakes::new`]. Keys are exact, so no connection is ever taken for another; a keyed
+//! hash ([`Hasher`]), computed once a frame for both, spreads them, so nobody can aim at a bucket.
+//!
+//! | | costs | a look-up reads | when full |
+//! |---|---|---|---|
+//! | [`Established`] | 20 bytes a connection at capacity | one cache line for 94 of 100 hits and of 100 misses | refuses the newcomer |
+//! | [`Handshakes`] | 72 bytes a record | one cache line if the tuple has none, a second for each that it has | overwrites the oldest of eight |
+//!
+//! The worker's way: [`Established::hash`] and at once both `prefetch` for each frame of a burst, then
+//! [`Established::find_many`]; then for those without an entry, or with [`Entry::syn_seen`], [`Handshakes::find`], and
+//! for SYNs [`Handshakes::prefetch_record`] some frames ahead of [`Handshakes::remember`].
+//!
+//! Memory is ordered by what is published last: a slot's word, a record's header. Each of the modules `entry` and
+//! `record` opens with the bits of its words; `docs/table.md` has the whole story, with the odds.
 
+mod bucket;
 mod entry;
 mod established;
 mod fragments;
