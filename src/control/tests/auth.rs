@@ -73,6 +73,24 @@ fn a_recording_does_not_keep_the_dead_alive() {
 }
 
 #[test]
+fn a_recording_of_a_members_former_run_is_an_old_incarnation() {
+    let mut cluster = Cluster::settled(Options { members: 2, ..Options::default() });
+    let recording = cluster.nodes[1].sent.clone();
+    cluster.kill(1);
+    cluster.run(MS);
+    cluster.start(1);
+    cluster.run(200 * MS);
+    for frame in &recording {
+        cluster.inject(0, frame);
+    }
+    cluster.run(MS);
+    let view = cluster.view(0);
+    assert_eq!(view.heartbeats.old_incarnation, recording.len() as u64);
+    assert_eq!(view.peers[0].incarnation, 2);
+    assert!(!cluster.warns(0, &Warning::DuplicateName(cluster.nodes[1].settings.name)));
+}
+
+#[test]
 fn what_was_held_back_while_its_sender_died_does_not_revive_it() {
     let mut cluster = Cluster::settled(Options { members: 2, ..Options::default() });
     cluster.cut.insert((0, 1));
