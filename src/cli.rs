@@ -3,7 +3,7 @@
 //! What a command finds goes to stdout, every error to stderr: one line first, then why. Exit codes: 0; 1 the command
 //! failed; 2 the configuration, or the command line itself, is wrong.
 
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -167,21 +167,44 @@ fn say(line: &str) -> Result<(), Failure> {
 }
 
 fn run(file: &Path) -> Result<(), Failure> {
-    let config = config::load(file, For::ThisMachine { cores: &cores()? })?;
+    let cores = cores()?;
+    let config = config::load(file, For::ThisMachine { cores: &cores })?;
     start_logging(&config);
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    raise(&config)
+    let again = file.to_owned();
+    raise(&config, move || match config::load(&again, For::ThisMachine { cores: &cores }) {
+        Ok(_) => true,
+        Err(rejected) => {
+            tracing::error!("the configuration is not reloaded: {rejected}");
+            false
+        }
+    })
 }
 
+/// Runs the member. After SIGHUP it begins anew as a new program in this very process, since DPDK can be set up only
+/// once in one; the kernel's side, and so every connection, outlives that.
 #[cfg(feature = "dpdk")]
-fn raise(config: &Config) -> Result<(), Failure> {
-    baton::launch::run(config, Box::new(|| ())).map_err(|error| Failure::new("the member could not run", error))
+fn raise(config: &Config, reload: impl Fn() -> bool + Send + 'static) -> Result<(), Failure> {
+    use std::os::unix::process::CommandExt;
+
+    use baton::control::thread::Ended;
+
+    let ended = baton::launch::run(config, Box::new(reload));
+    match ended.map_err(|error| Failure::new("the member could not run", error))? {
+        Ended::Left => Ok(()),
+        Ended::Returning => {
+            let program =
+                std::env::current_exe().map_err(|error| Failure::new("the member could not restart", error))?;
+            let failed = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
+            Err(Failure::new("the member could not restart", failed))
+        }
+    }
 }
 
 #[cfg(not(feature = "dpdk"))]
-fn raise(_: &Config) -> Result<(), Failure> {
+fn raise(_: &Config, _: impl Fn() -> bool) -> Result<(), Failure> {
     Err(Failure::new("the member could not run", "this baton was built without its DPDK ports (feature `dpdk`)"))
 }
 
@@ -195,11 +218,18 @@ fn cores() -> Result<Vec<usize>, Failure> {
 }
 
 fn start_logging(config: &Config) {
-    let builder = tracing_subscriber::fmt().with_max_level(config.log.level).with_writer(io::stderr);
+    use tracing_subscriber::filter::Targets;
+    use tracing_subscriber::prelude::*;
+
+    // capsule tells its every step; what matters of them is told by baton itself.
+    let quiet = config.log.level.min(tracing::Level::WARN);
+    let levels = Targets::new().with_default(config.log.level).with_target("capsule", quiet);
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     if config.log.json {
-        builder.json().init();
+        tracing_subscriber::registry().with(lines.json().with_filter(levels)).init();
     } else {
-        builder.init();
+        let lines = lines.with_ansi(io::stderr().is_terminal());
+        tracing_subscriber::registry().with(lines.with_filter(levels)).init();
     }
 }
 

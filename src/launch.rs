@@ -19,7 +19,7 @@ use crate::classify::{Facts, VipFacts};
 use crate::config::Config;
 use crate::config::checked::{Poll, Wire};
 use crate::control::probes::Probes;
-use crate::control::thread::{Command, Inlets, Shell, WorkerView};
+use crate::control::thread::{Command, Ended, Inlets, Shell, WorkerView};
 use crate::control::truth::Truth;
 use crate::control::{BadName, Control, Identity, Settings, socket};
 use crate::counters::Counters;
@@ -90,11 +90,13 @@ impl Turn for Pinned {
     }
 }
 
-/// Runs a member until SIGTERM or SIGINT, and leaves cleanly. `reload` is called on SIGHUP, on the control thread.
+/// Runs a member until SIGTERM or SIGINT, and leaves cleanly; or until SIGHUP, if `reload` then says that there is a right
+/// configuration to start anew with. In that case the host side stays as it is, for the next run to adopt: its kernel
+/// keeps the connections meanwhile.
 ///
 /// # Errors
 /// What keeps it from running. The host side is undone then, as far as it was set up.
-pub fn run(config: &Config, reload: Box<dyn Fn() + Send>) -> Result<(), Error> {
+pub fn run(config: &Config, reload: Box<dyn Fn() -> bool + Send>) -> Result<Ended, Error> {
     let (mac, mtu) = match &config.dataplane.wire {
         Wire::Interface(name) => {
             let wire = host::interface(name)?.ok_or_else(|| host::Error::NoSuchInterface { name: name.clone() })?;
@@ -109,13 +111,22 @@ pub fn run(config: &Config, reload: Box<dyn Fn() + Send>) -> Result<(), Error> {
         tracing::info!("the host side of an earlier run was found and kept");
     }
     let ran = run_with(config, &mut host, mtu, reload);
+    if let Ok(Ended::Returning) = ran {
+        return ran;
+    }
     let undone = host.undo();
-    ran?;
-    Ok(undone?)
+    let ended = ran?;
+    undone?;
+    Ok(ended)
 }
 
 /// Everything between the host side's coming up and its going down.
-fn run_with(config: &Config, host: &mut HostSide, mtu: u32, reload: Box<dyn Fn() + Send>) -> Result<(), Error> {
+fn run_with(
+    config: &Config,
+    host: &mut HostSide,
+    mtu: u32,
+    reload: Box<dyn Fn() -> bool + Send>,
+) -> Result<Ended, Error> {
     let clock = Clock::start();
     let runtime = Runtime::open(&config.dataplane, &config.node.name)?;
     let own_mac = runtime.facts().wire_mac;
@@ -163,22 +174,19 @@ fn run_with(config: &Config, host: &mut HostSide, mtu: u32, reload: Box<dyn Fn()
     let stopper = runtime.stopper();
     let control = std::thread::Builder::new().name("control".into()).spawn(move || {
         host::urgent();
-        shell.run();
+        let ended = shell.run();
         stopper.stop();
+        ended
     });
     let control = control.map_err(system("starting the control thread"))?;
 
     let poll = config.dataplane.poll;
     let make = move |ports: WorkerPorts| pinned(ports, &member, &workers, clock, poll);
     let finished = runtime.run(make, move |signal| command(&commands, signal));
-    if finished.is_err() {
-        // The control thread waits for workers that never come.
-        return finished.map(drop).map_err(Error::from);
-    }
-    if control.join().is_err() {
-        tracing::error!("the control thread has failed");
-    }
-    Ok(())
+    // If the ports did not run, the control thread waits for workers that never come: it ends with the process.
+    let finished = finished?;
+    tracing::debug!(?finished, "the ports are closed");
+    control.join().map_err(|_| Error::System { what: "the control thread", why: io::Error::other("it has failed") })
 }
 
 fn pinned(ports: WorkerPorts, member: &Arc<Member>, counters: &[Arc<Counters>], clock: Clock, poll: Poll) -> Pinned {

@@ -111,7 +111,7 @@ fn a_planned_handover_breaks_no_connection_and_takes_the_new_ones() {
 
 #[test]
 fn connections_are_accepted_again_soon_after_the_active_has_died() {
-    for (heartbeat, seed) in [(10, 1), (10, 2), (10, 3), (1, 4), (1, 5), (1, 6)] {
+    for (heartbeat, seed) in [(10, 1), (10, 2), (1, 3), (1, 4)] {
         let mut cluster = settled(Options { seed, heartbeat: heartbeat * MS, clients: 2, ..Options::default() });
         let detection = cluster.options.settings(0).detection();
         load(&mut cluster, 20, MS, Plan::default());
@@ -119,7 +119,7 @@ fn connections_are_accepted_again_soon_after_the_active_has_died() {
         cluster.kill(victim);
         cluster.plug(victim, false);
         let killed = cluster.now;
-        load(&mut cluster, 1000, MS / 10, Plan::default());
+        load(&mut cluster, 500, MS / 5, Plan::default());
         let accepted =
             stories(&cluster).filter(|story| story.begun >= killed).filter_map(|story| story.connected).min();
         let outage = accepted.unwrap().since(killed);
@@ -229,6 +229,10 @@ fn a_port_used_again_is_served_whatever_lingers_of_its_old_connection() {
         for (stamped, moved, seed) in [(true, true, 1), (false, true, 2), (true, false, 3), (false, false, 4)] {
             let mut cluster = settled(Options { seed, ..Options::default() });
             let old = cluster.actives()[0];
+            // So that the host knows where the client is.
+            cluster.connect(0, Plan::default());
+            cluster.run_for(50 * MS);
+            cluster.clients[0].stories.clear();
             linger(&mut cluster, 5000, lingering, stamped);
             if moved {
                 cluster.tell((old + 1) % 3, Event::Activate { vip: 0 });
@@ -432,7 +436,7 @@ fn chaos(seed: u64) -> Cluster {
 
 #[test]
 fn no_seed_breaks_a_rule() {
-    for seed in 1..=20 {
+    for seed in 1..=10 {
         let cluster = chaos(seed);
         println!("seed {seed}: {:?}", cluster.checks.seen);
         no_violation(&cluster);

@@ -226,6 +226,21 @@ fn a_port_reused_and_won_elsewhere_although_we_answered_too() {
 }
 
 #[test]
+fn a_time_wait_that_is_gone_resets_nobody() {
+    let mut lab = Lab::new(ACTIVE);
+    lab.connect(100, 5000);
+    let hash = lab.member.established.hash(&TUPLE);
+    let mut entry = lab.member.established.find(&TUPLE, hash).unwrap();
+    assert!(lab.member.established.set_state(&mut entry, baton::table::State::TimeWait));
+    // The TIME_WAIT may answer, and its successor's client may be somebody else's: its SYN never came here.
+    lab.server(ACK, 5001, 101).to_wire();
+    lab.client(ACK, 900_001, 7001).to_host();
+    lab.server(RST, 7001, 0).dropped(DropReason::StrayReset);
+    assert_eq!(lab.member.established.len(), 0);
+    lab.client(ACK, 900_001, 7001).dropped(DropReason::NoConnection);
+}
+
+#[test]
 fn a_reset_of_an_attempt_on_another_member_spares_the_old_connection() {
     let mut lab = Lab::new(ACTIVE);
     lab.connect(100, 5000);
@@ -248,6 +263,18 @@ fn a_half_open_socket_of_an_earlier_attempt_is_cleared_by_the_client() {
     lab.client(SYN, 900_000, 0).to_host();
     lab.server(SYN | ACK, 6000, 900_001).to_wire();
     lab.client(ACK, 900_001, 6001).to_host();
+}
+
+#[test]
+fn a_half_open_socket_of_an_earlier_attempt_is_cleared_when_another_member_wins_the_later() {
+    let mut lab = Lab::new(ACTIVE);
+    lab.client(SYN, 100, 0).to_host();
+    lab.server(SYN | ACK, 5000, 101).to_wire();
+    lab.client(SYN, 900_000, 0).to_host();
+    // The host has nothing of the second SYN: its half-open socket is of the first.
+    lab.client(ACK, 900_001, 7001).cleared(DropReason::LostRace, 101);
+    lab.server(ACK, 5001, 101).dropped(DropReason::NoConnection);
+    lab.server(SYN | ACK, 5000, 101).dropped(DropReason::LostRace);
 }
 
 #[test]

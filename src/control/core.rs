@@ -185,7 +185,10 @@ impl Control {
         }
         let mut changed = self.take(event, now, &mut reports);
         if self.clock.may_judge() {
-            changed |= self.membership.expire(self.clock.listened(), &mut reports);
+            let judged = self.membership.expire(self.clock.listened(), &mut reports);
+            changed |= judged.changed;
+            // Whoever does not hear it any more either, but us, waits for our word.
+            self.urgent |= judged.died;
         }
         changed |= self.look_for_rivals(&mut reports);
         changed |= self.discover();
@@ -427,9 +430,13 @@ impl Control {
         };
         let vip = |vip: &Vip| VipBeat {
             address: vip.settings.address,
-            flags: vip_flags::HEALTHY * u8::from(vip.healthy == Some(true))
-                | vip_flags::DRAINING * u8::from(vip.draining)
-                | vip_flags::SERVING * u8::from(vip.role.active),
+            flags: [
+                (vip_flags::HEALTHY, vip.healthy == Some(true)),
+                (vip_flags::DRAINING, vip.draining),
+                (vip_flags::SERVING, vip.role.active),
+            ]
+            .into_iter()
+            .fold(0, |flags, (flag, on)| if on { flags | flag } else { flags }),
             rank: if vip.role.active { vip.role.rank } else { NO_RANK },
             assignment: vip.assignment.clone(),
         };
@@ -441,18 +448,21 @@ impl Control {
     }
 
     fn flags(&self) -> u16 {
-        let leaving = match self.leaving {
-            Leaving::No => 0,
-            Leaving::HandingOver { returning, .. } => flags::LEAVING | flags::RETURNING * u16::from(returning),
-            Leaving::Goodbye { returning, .. } => {
-                flags::LEAVING | flags::GOODBYE | flags::RETURNING * u16::from(returning)
-            }
-            Leaving::Gone => 0,
+        let (leaving, goodbye, returning) = match self.leaving {
+            Leaving::No | Leaving::Gone => (false, false, false),
+            Leaving::HandingOver { returning, .. } => (true, false, returning),
+            Leaving::Goodbye { returning, .. } => (true, true, returning),
         };
-        leaving
-            | flags::READY * u16::from(self.ready)
-            | flags::SETTLED * u16::from(self.has_settled())
-            | flags::DRAINING * u16::from(self.draining)
-            | flags::YIELDING * u16::from(self.yielding)
+        [
+            (flags::READY, self.ready),
+            (flags::SETTLED, self.has_settled()),
+            (flags::DRAINING, self.draining),
+            (flags::LEAVING, leaving),
+            (flags::GOODBYE, goodbye),
+            (flags::RETURNING, returning),
+            (flags::YIELDING, self.yielding),
+        ]
+        .into_iter()
+        .fold(0, |flags, (flag, on)| if on { flags | flag } else { flags })
     }
 }

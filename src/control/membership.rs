@@ -378,12 +378,14 @@ impl Membership {
         self.settings.detection() + 2 * self.settings.heartbeat
     }
 
-    /// Judges silence at `at`. Returns whether anybody's state changed.
-    pub fn expire(&mut self, at: Duration, reports: &mut Vec<Report>) -> bool {
+    /// Judges silence at `at`.
+    pub fn expire(&mut self, at: Duration, reports: &mut Vec<Report>) -> Judged {
         let grace = self.grace();
-        let mut changed = false;
+        let mut judged = Judged::default();
         for peer in &mut self.peers {
-            changed |= peer.judge(at, &self.settings, &mut self.challenge, reports);
+            let changed = peer.judge(at, &self.settings, &mut self.challenge, reports);
+            judged.changed |= changed;
+            judged.died |= changed && peer.state == PeerState::Dead;
             let lives = peer.state.lives();
             for run in &mut peer.candidates {
                 let why = if lives { Refusal::DuplicateName } else { Refusal::Replayed };
@@ -400,7 +402,7 @@ impl Membership {
         if self.rivals.len() != rivals {
             self.challenge = self.challenge.wrapping_add(1);
         }
-        changed
+        judged
     }
 
     /// The next time at which [`Membership::expire`] has something to judge.
@@ -426,6 +428,15 @@ impl Membership {
         echoes.truncate(ECHOES_MAX);
         echoes
     }
+}
+
+/// What [`Membership::expire`] found.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Judged {
+    /// Somebody's state changed.
+    pub changed: bool,
+    /// Somebody died.
+    pub died: bool,
 }
 
 /// What [`Membership::end_by_word`] did.

@@ -131,7 +131,8 @@ impl Control {
         let need = election.need();
         let challenge = if need == Need::Nothing { self.rebalance(index, &election) } else { None };
         let (at, heartbeat, detection) = (self.clock.listened(), self.settings.heartbeat, self.settings.detection());
-        let may_propose = !self.yielding && self.proposes_from().is_some_and(|from| at >= from);
+        let settled = !self.yielding && self.proposes_from().is_some_and(|from| at >= from);
+        let may_propose = settled && self.clock.may_judge();
         let vip = &mut self.vips[index];
         match need {
             Need::Nothing => {
@@ -284,8 +285,8 @@ impl Control {
         let at = self.clock.listened();
         let timers = self.vips.iter().flat_map(|vip| {
             let turn = vip.needed.map(|needed| {
-                let turns = at.saturating_sub(needed).as_nanos() / heartbeat.as_nanos().max(1);
-                needed + heartbeat * (turns as u32 + 1)
+                let into_turn = at.saturating_sub(needed).as_nanos() % heartbeat.as_nanos().max(1);
+                at + heartbeat - Duration::from_nanos(into_turn as u64)
             });
             let held_off = vip.needed.and(vip.claimed).map(|claimed| claimed + detection);
             let compare = vip.settings.rebalance.as_ref().filter(|_| vip.role.primary()).map(|_| vip.compare);
@@ -295,7 +296,8 @@ impl Control {
             listened.map(|time| self.clock.when(time)).chain(refusal)
         });
         let proposes = self.proposes_from().filter(|&from| from > at).map(|from| self.clock.when(from));
-        timers.chain(proposes).min()
+        let listens = (!self.clock.may_judge()).then(|| self.clock.when_judged(at));
+        timers.chain(proposes).chain(listens).filter(|&time| time > self.clock.when(at)).min()
     }
 
     fn election<'a>(&'a self, index: usize, roster: &'a [Standing]) -> Election<'a> {

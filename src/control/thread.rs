@@ -34,8 +34,17 @@ const ACTIVATE_PATIENCE: Duration = Duration::from_secs(5);
 pub enum Command {
     /// Hand over, say goodbye, end.
     Leave,
-    /// Read the configuration again.
+    /// Read the configuration again, and if it is right, start anew with it.
     Reload,
+}
+
+/// Why the control thread has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// This member leaves.
+    Left,
+    /// It starts anew at once: what it has in the kernel stays, connections too.
+    Returning,
 }
 
 /// Where requests come from.
@@ -74,8 +83,8 @@ pub struct Shell<K: Kernel> {
     pub kernel: K,
     /// The table's truth, rebuilt.
     pub truth: Truth,
-    /// Called on [`Command::Reload`].
-    pub reload: Box<dyn Fn() + Send>,
+    /// Called on [`Command::Reload`]: whether there is a right configuration to start anew with. Says itself if not.
+    pub reload: Box<dyn Fn() -> bool + Send>,
 }
 
 /// A request that is answered when the role has moved.
@@ -96,12 +105,13 @@ pub(super) struct Running<K: Kernel> {
     advice: Advice,
     complained_of_kernel: bool,
     actions: Vec<Action>,
+    end: Ended,
     left: bool,
 }
 
 impl<K: Kernel> Shell<K> {
-    /// Runs until the roles are handed over after [`Command::Leave`].
-    pub fn run(self) {
+    /// Runs until the roles are handed over after a [`Command`].
+    pub fn run(self) -> Ended {
         let started = self.clock.now();
         let vips = self.member.facts.vips.len();
         let watch = Watch::new(&self.workers, self.config.cluster.heartbeat * self.config.cluster.missed, started);
@@ -114,12 +124,14 @@ impl<K: Kernel> Shell<K> {
             advice: Advice::default(),
             complained_of_kernel: false,
             actions: Vec::new(),
+            end: Ended::Left,
             left: false,
             shell: self,
         };
         while !running.left {
             running.turn();
         }
+        running.end
     }
 }
 
@@ -160,12 +172,19 @@ impl<K: Kernel> Running<K> {
                 Err(_) => std::thread::sleep(poll.min(due)),
             },
             recv(self.shell.inlets.commands) -> command => match command {
-                Ok(Command::Leave) => self.step(Event::Leave { returning: false }, self.shell.clock.now()),
-                Ok(Command::Reload) => (self.shell.reload)(),
+                Ok(Command::Leave) => self.leave(Ended::Left),
+                Ok(Command::Reload) if (self.shell.reload)() => self.leave(Ended::Returning),
+                Ok(Command::Reload) => {}
                 Err(_) => std::thread::sleep(poll.min(due)),
             },
             default(poll.min(due)) => {}
         }
+    }
+
+    /// Begins to leave; a way out that is under way already is only ever made final.
+    fn leave(&mut self, end: Ended) {
+        self.end = end;
+        self.step(Event::Leave { returning: end == Ended::Returning }, self.shell.clock.now());
     }
 
     /// Gives the core an event, and does what it says.

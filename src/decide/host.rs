@@ -4,7 +4,7 @@
 use super::{Decider, is_unfinished};
 use crate::classify::Class;
 use crate::frame::tcp::Segment;
-use crate::table::{Answer, Hash, Record, Stage, Tuple};
+use crate::table::{Answer, Hash, Record, Stage, State, Tuple};
 use crate::verdict::{DropReason, Verdict};
 
 impl Decider<'_> {
@@ -29,12 +29,18 @@ impl Decider<'_> {
         if flags.syn() && flags.ack() {
             return self.syn_ack(tuple, hash, segment);
         }
-        let known = self.established.find(tuple, hash).is_some();
+        let known = self.established.find(tuple, hash);
         match known {
-            true if flags.rst() => Verdict::ResetToWire(*tuple),
-            true if !flags.syn() => Verdict::ToWire,
+            Some(entry) if flags.rst() && entry.state() == State::TimeWait => {
+                // A TIME_WAIT only ever acknowledges (Linux: `tcp_timewait_state_process`). So it is gone, and what the
+                // host takes for a stray may be another member's: we may have missed the SYN of it.
+                self.established.remove(entry);
+                Verdict::Drop(DropReason::StrayReset)
+            }
+            Some(_) if flags.rst() => Verdict::ResetToWire(*tuple),
+            Some(_) if !flags.syn() => Verdict::ToWire,
             _ if flags.rst() => self.refusal(tuple, hash, segment),
-            false if self.is_of_half_open(tuple, hash, segment) => Verdict::ToWire,
+            None if self.is_of_half_open(tuple, hash, segment) => Verdict::ToWire,
             _ => Verdict::Drop(DropReason::NoConnection),
         }
     }

@@ -145,7 +145,7 @@ impl Decider<'_> {
             return Verdict::Drop(DropReason::NoConnection);
         };
         match record.stage {
-            Stage::Admitted => self.decide_race(tuple, hash, segment, record),
+            Stage::Admitted => self.decide_race(tuple, hash, segment, &records, record),
             Stage::Seen => {
                 self.handshakes.settle(record, Stage::Answered);
                 Verdict::Drop(DropReason::NoConnection)
@@ -157,10 +157,17 @@ impl Decider<'_> {
     }
 
     /// The ownership rule: the client acknowledges our SYN-ACK, or another's.
-    fn decide_race(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, record: &Record) -> Verdict {
+    fn decide_race(
+        &self,
+        tuple: &Tuple,
+        hash: Hash,
+        segment: &Segment<'_>,
+        records: &[Record],
+        record: &Record,
+    ) -> Verdict {
         if !acknowledges(segment, record) {
-            self.handshakes.settle(record, Stage::Lost);
-            return Verdict::ClearHalfOpen(*tuple, record.client_isn, DropReason::LostRace);
+            let half_open = self.lose(records, record);
+            return Verdict::ClearHalfOpen(*tuple, half_open, DropReason::LostRace);
         }
         // The entry first: once the record says "confirmed", a segment on another worker must find it.
         if self.established.insert(tuple, hash, State::Live, self.now).is_err() {
@@ -169,6 +176,18 @@ impl Decider<'_> {
         }
         self.handshakes.settle(record, Stage::Confirmed);
         Verdict::ToHost
+    }
+
+    /// Another member has won the handshake of `record`: it is lost, and so are the client's earlier attempts. Returns
+    /// the client's ISN of our host's half-open socket. That is of an earlier attempt if the host has answered only
+    /// that: its request socket then answers a later SYN by no SYN-ACK of its own (Linux: `tcp_check_req`).
+    fn lose(&self, records: &[Record], record: &Record) -> u32 {
+        let pending = || records.iter().filter(|other| other.stage == Stage::Admitted && other.age >= record.age);
+        for other in pending() {
+            self.handshakes.settle(other, Stage::Lost);
+        }
+        let mut answered = [record].into_iter().chain(pending()).filter(|other| !other.answers.is_empty());
+        answered.next().unwrap_or(record).client_isn
     }
 
     /// A client's RST before its handshake is confirmed counts at exactly its ISN + 1, and establishes nothing.
@@ -220,7 +239,7 @@ impl Decider<'_> {
         for record in &records {
             match record.stage {
                 Stage::Admitted if in_window(segment.seq(), record.client_isn) && acknowledges(segment, record) => {
-                    return self.decide_race(tuple, hash, segment, record);
+                    return self.decide_race(tuple, hash, segment, &records, record);
                 }
                 // Only the exact number tells: elsewhere in the window the old connection may be meant.
                 Stage::Admitted | Stage::Seen if at_start(&record) => return self.hand_over(tuple, record, entry),

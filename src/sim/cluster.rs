@@ -1,5 +1,7 @@
 //! A whole cluster in memory: members, clients, the switch between them, and the loop that moves time.
 
+mod steps;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -15,7 +17,7 @@ use super::segment::Flow;
 use super::service::{PORT, Server};
 use super::shell::{self, Shell};
 use super::switch::{Cable, PortIndex, Switch, Way};
-use super::trace::{Glance, Place, Trace};
+use super::trace::Trace;
 use crate::control::{Control, Event as ControlEvent, Identity};
 use crate::shared::Role;
 use crate::table::TableError;
@@ -23,10 +25,6 @@ use crate::time::Time;
 
 /// When runs begin: late enough that a while ago is not before zero.
 const START: Time = Time::from_millis(1_000_000);
-
-/// The longest until a worker polls, a thread wakes, a kernel takes a frame: enough for things to overlap.
-const POLL: Duration = Duration::from_micros(20);
-const WAKE: Duration = Duration::from_micros(100);
 
 /// What will happen.
 enum Event {
@@ -71,6 +69,8 @@ struct Due {
     turn: Option<Time>,
     host: Option<Time>,
     shell: Option<Time>,
+    /// When the frames that were last sent to the host reach it: later ones do not overtake them.
+    to_host: Time,
 }
 
 /// The cluster and everything around it.
@@ -237,6 +237,14 @@ impl Cluster {
         (0..self.members.len()).filter(|&index| self.role(index).active).collect()
     }
 
+    /// What a client has of a connection.
+    pub fn truth(&self, flow: Flow) -> Option<Truth> {
+        let client = &self.clients[*self.client_of.get(flow.local.ip())?];
+        let socket = client.kernel.socket(flow)?;
+        let irs = socket.is_synchronized().then_some(socket.irs);
+        Some(Truth { iss: socket.iss, irs, expects: socket.rcv_nxt() })
+    }
+
     /// A client connects to the service.
     pub fn connect(&mut self, client: usize, plan: Plan) -> Flow {
         let (service, now) = (self.service(), self.now);
@@ -300,237 +308,6 @@ impl Cluster {
             self.step();
         }
         true
-    }
-
-    /// One event.
-    fn step(&mut self) {
-        let Some((at, event)) = self.events.pop() else { return };
-        self.now = at;
-        match event {
-            Event::Enter(port, frame) => {
-                let outs: Vec<PortIndex> = self.switch.forward(port, &frame).collect();
-                outs.into_iter().for_each(|out| self.cross(out, Way::Out, Frame::clone(&frame)));
-            }
-            Event::Arrive(port, frame) => self.arrive(port, frame),
-            Event::Turn(index) => self.turn(index),
-            Event::ToHost(index, frames) => {
-                for frame in frames {
-                    self.members[index].kernel.receive(&frame, at);
-                }
-                self.host(index);
-            }
-            // An earlier time was set since: that event came, or will.
-            Event::Host(index) if self.due[index].host != Some(at) => {}
-            Event::Shell(index) if self.due[index].shell != Some(at) => {}
-            Event::Client(index) if self.client_due[index] != Some(at) => {}
-            Event::Host(index) => {
-                self.due[index].host = None;
-                self.members[index].kernel.wake(at);
-                self.host(index);
-            }
-            Event::Shell(index) => {
-                self.due[index].shell = None;
-                self.shell(index);
-            }
-            Event::Client(index) => {
-                self.client_due[index] = None;
-                self.client(index);
-            }
-        }
-    }
-
-    /// A frame enters a cable.
-    fn cross(&mut self, port: PortIndex, way: Way, frame: Frame) {
-        for at in self.cables[port].cross(&frame, way, self.now, &mut self.random) {
-            let frame = Frame::clone(&frame);
-            self.events.push(
-                at,
-                match way {
-                    Way::In => Event::Enter(port, frame),
-                    Way::Out => Event::Arrive(port, frame),
-                },
-            );
-        }
-    }
-
-    fn arrive(&mut self, port: PortIndex, frame: Frame) {
-        match self.stations[port] {
-            Station::Member(index) if self.members[index].plain => {
-                self.members[index].kernel.receive(&frame, self.now);
-                self.host(index);
-            }
-            Station::Member(index) => {
-                if let Some(daemon) = &mut self.members[index].daemon {
-                    daemon.arrive(frame);
-                    self.schedule_turn(index);
-                }
-            }
-            Station::Client(index) => {
-                if let Some(glance) = Glance::at(&frame) {
-                    self.trace.received(self.now, Place::Client(index), glance.flow.reversed(), glance);
-                }
-                self.clients[index].kernel.receive(&frame, self.now);
-                self.client(index);
-            }
-            Station::Stranger(index) => {
-                let stranger = &mut self.strangers[index];
-                let ethertype = frame.get(12..14).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
-                if stranger.keeps.is_some() && ethertype == stranger.keeps {
-                    stranger.kept.push(Frame::clone(&frame));
-                }
-                if let Some(kernel) = &mut stranger.kernel {
-                    kernel.receive(&frame, self.now);
-                    for answer in std::mem::take(&mut kernel.frames) {
-                        self.cross(port, Way::In, answer.into());
-                    }
-                }
-            }
-        }
-    }
-
-    /// A member's worker takes a turn.
-    fn turn(&mut self, index: usize) {
-        self.due[index].turn = None;
-        let machine = &mut self.members[index];
-        let Some(daemon) = machine.daemon.as_mut().filter(|daemon| !daemon.paused) else { return };
-        for glance in daemon.next_burst().filter_map(|frame| Glance::at(frame)) {
-            self.checks.received(index, &glance);
-            if self.client_of.contains_key(glance.flow.local.ip()) {
-                self.trace.received(self.now, Place::Member(index), glance.flow, glance);
-            }
-        }
-        let sent = daemon.turn(&mut machine.from_host, self.now);
-        self.checks.counted(index, &daemon.counters, self.now);
-        let more = !daemon.arrived.is_empty() || !machine.from_host.is_empty();
-        let told = !daemon.member.shared.inbox.is_empty() || !daemon.member.shared.notices.is_empty();
-        for frame in sent.to_wire {
-            self.leave(index, frame);
-        }
-        if !sent.to_host.is_empty() {
-            let delay = self.random.up_to(POLL);
-            self.events.push(self.now + delay, Event::ToHost(index, sent.to_host));
-        }
-        if more {
-            self.schedule_turn(index);
-        }
-        if told {
-            self.schedule_shell(index, self.now);
-        }
-    }
-
-    /// A member's frame leaves for the switch.
-    fn leave(&mut self, index: usize, frame: Frame) {
-        let glance = Glance::at(&frame);
-        let seen = glance.as_ref().map(|glance| (glance, self.truth(glance.flow.reversed())));
-        self.checks.sent(index, &frame, seen, self.now);
-        if let Some(glance) = glance
-            && self.client_of.contains_key(glance.flow.remote.ip())
-        {
-            self.trace.sent(self.now, Place::Member(index), glance.flow.reversed(), glance);
-        }
-        self.cross(index, Way::In, frame);
-    }
-
-    /// What a client has of a connection.
-    pub fn truth(&self, flow: Flow) -> Option<Truth> {
-        let client = &self.clients[*self.client_of.get(flow.local.ip())?];
-        let socket = client.kernel.socket(flow)?;
-        let irs = socket.is_synchronized().then_some(socket.irs);
-        Some(Truth { iss: socket.iss, irs, expects: socket.rcv_nxt() })
-    }
-
-    /// A host has moved: its service goes on, its frames go to baton.
-    pub fn host(&mut self, index: usize) {
-        let (now, machine) = (self.now, &mut self.members[index]);
-        machine.server.run(&mut machine.kernel, now);
-        let frames = std::mem::take(&mut machine.kernel.frames);
-        let (plain, runs, ended) = (machine.plain, machine.daemon.is_some(), !machine.kernel.destroyed.is_empty());
-        if plain {
-            machine.kernel.destroyed.clear();
-            frames.into_iter().for_each(|frame| self.leave(index, frame.into()));
-        } else if runs {
-            machine.from_host.extend(frames.into_iter().map(Frame::from));
-            if !machine.from_host.is_empty() {
-                self.schedule_turn(index);
-            }
-            if ended {
-                self.schedule_shell(index, now);
-            }
-        } else {
-            // The device behind which nobody is has no carrier; nobody hears the announcements.
-            machine.from_host.clear();
-            machine.kernel.destroyed.clear();
-        }
-        if let Some(at) = self.members[index].kernel.deadline().map(|at| at.max(now))
-            && self.due[index].host.is_none_or(|due| at < due)
-        {
-            self.due[index].host = Some(at);
-            self.events.push(at, Event::Host(index));
-        }
-    }
-
-    fn shell(&mut self, index: usize) {
-        let machine = &mut self.members[index];
-        let Some(daemon) = machine.daemon.as_mut().filter(|daemon| !daemon.paused) else { return };
-        let was = daemon.member.shared.role(0);
-        daemon.shell.run(&daemon.member, &mut machine.kernel, self.now);
-        let role = daemon.member.shared.role(0);
-        if role != was {
-            self.note(format!("s{} becomes {role:?}", index + 1));
-        }
-        self.wake_member(index);
-    }
-
-    fn client(&mut self, index: usize) {
-        let client = &mut self.clients[index];
-        client.run(self.now);
-        for frame in std::mem::take(&mut client.kernel.frames) {
-            if let Some(glance) = Glance::at(&frame) {
-                self.trace.sent(self.now, Place::Client(index), glance.flow, glance);
-            }
-            self.cross(self.options.members + index, Way::In, frame.into());
-        }
-        self.wake_client(index);
-    }
-
-    /// After something has been done to a client from outside.
-    fn wake_client(&mut self, index: usize) {
-        let client = &self.clients[index];
-        let at = if client.kernel.frames.is_empty() { client.deadline() } else { Some(self.now) };
-        if let Some(at) = at.map(|at| at.max(self.now))
-            && self.client_due[index].is_none_or(|due| at < due)
-        {
-            self.client_due[index] = Some(at);
-            self.events.push(at, Event::Client(index));
-        }
-    }
-
-    /// After something has been done to a member from outside.
-    fn wake_member(&mut self, index: usize) {
-        let Some(daemon) = self.members[index].daemon.as_ref().filter(|daemon| !daemon.paused) else { return };
-        let (waits, deadline) =
-            (!daemon.member.shared.outbox.is_empty() || !daemon.arrived.is_empty(), daemon.shell.deadline());
-        if waits {
-            self.schedule_turn(index);
-        }
-        self.schedule_shell(index, deadline);
-        self.host(index);
-    }
-
-    fn schedule_turn(&mut self, index: usize) {
-        if self.due[index].turn.is_none() {
-            let at = self.now + self.random.up_to(POLL);
-            self.due[index].turn = Some(at);
-            self.events.push(at, Event::Turn(index));
-        }
-    }
-
-    fn schedule_shell(&mut self, index: usize, at: Time) {
-        let at = at.max(self.now) + self.random.up_to(WAKE);
-        if self.due[index].shell.is_none_or(|due| at < due) {
-            self.due[index].shell = Some(at);
-            self.events.push(at, Event::Shell(index));
-        }
     }
 
     fn note(&mut self, text: String) {

@@ -122,12 +122,14 @@ pub struct Trace {
     lines: VecDeque<Line>,
     /// When the run began.
     start: Time,
+    /// Whether nothing is added any more.
+    frozen: bool,
 }
 
 impl Trace {
     /// An empty one; its times count from `start`.
     pub fn new(start: Time) -> Trace {
-        Trace { lines: VecDeque::new(), start }
+        Trace { lines: VecDeque::new(), start, frozen: false }
     }
 
     /// A machine sends a segment of the flow that its client sees so.
@@ -145,7 +147,15 @@ impl Trace {
         self.push(Line { at, flow: client_flow, what: What::Note(text) });
     }
 
+    /// Adds nothing any more: what led to a fault is not to be pushed out by what came after.
+    pub fn freeze(&mut self) {
+        self.frozen = true;
+    }
+
     fn push(&mut self, line: Line) {
+        if self.frozen {
+            return;
+        }
         if self.lines.len() == LINES {
             self.lines.pop_front();
         }

@@ -119,24 +119,26 @@ impl Established {
     }
 
     /// [`find`](Established::find) for a burst, `found[i]` for `tuples[i]`: best called some time after
-    /// [`prefetch`](Established::prefetch) for each. The few that need a second line are looked up again at the end,
-    /// when that line has come too.
+    /// [`prefetch`](Established::prefetch) for each. Whether a tuple is found makes no difference to the way through
+    /// the code, so a mix of hits and misses mispredicts nothing. The few that need a second look, mostly at a second
+    /// line, get it at the end, when that line has come too.
     #[inline]
     pub fn find_many(&self, tuples: &[Tuple], hashes: &[Hash], found: &mut [Option<Entry>]) {
         let bursts = tuples.chunks(64).zip(hashes.chunks(64)).zip(found.chunks_mut(64));
         for ((tuples, hashes), found) in bursts {
-            let mut later = 0u64;
+            let mut again = 0u64;
             for (index, ((tuple, hash), found)) in tuples.iter().zip(hashes).zip(&mut *found).enumerate() {
-                let mut probe = self.probe(tuple, *hash);
-                *found = probe.next_here();
-                if found.is_none() && probe.go_on() {
-                    prefetch(&self.buckets[probe.bucket]);
-                    later |= 1 << index;
+                let home = self.home(*hash);
+                let (slot, word, look_again) = self.buckets[home].first_look(tuple, *hash);
+                *found = word.map(|word| Entry { slot: (home * SLOTS + slot) as u32, word });
+                if look_again {
+                    prefetch(&self.buckets[self.after(home)]);
+                    again |= 1 << index;
                 }
             }
-            while later != 0 {
-                let index = later.trailing_zeros() as usize;
-                later &= later - 1;
+            while again != 0 {
+                let index = again.trailing_zeros() as usize;
+                again &= again - 1;
                 found[index] = self.find(&tuples[index], hashes[index]);
             }
         }
@@ -406,6 +408,22 @@ impl Bucket {
         candidates
     }
 
+    /// A slot and, if the tuple's entry is there, its word; or whether a proper look is needed to tell: there may be
+    /// one elsewhere, or the slot is changing. Without a branch.
+    #[inline]
+    fn first_look(&self, tuple: &Tuple, hash: Hash) -> (usize, Option<Word>, bool) {
+        let key = tuple.key();
+        let candidates = self.candidates(key);
+        // With none, the last: its key will be another.
+        let slot = (candidates | 1 << (SLOTS - 1)).trailing_zeros() as usize;
+        // In this order, and Acquire, as in `read`.
+        let word = Word::from_bits(self.words[slot].load(Ordering::Acquire));
+        let same_key = self.keys[slot].load(Ordering::Acquire) == key;
+        let same_entry = word.same_entry(Word::from_bits(self.words[slot].load(Ordering::Acquire)));
+        let here = word.is_live() & same_key & same_entry & (word.vip() == tuple.vip);
+        (slot, here.then_some(word), !here & ((candidates != 0) | self.is_passed(hash)))
+    }
+
     /// A slot's key and word, if it holds an entry, and both of the same.
     #[inline]
     fn read(&self, slot: usize) -> Option<(u64, Word)> {
@@ -481,50 +499,30 @@ struct Probe<'a> {
     left: usize,
 }
 
-impl Probe<'_> {
-    /// The next entry in this bucket.
-    #[inline]
-    fn next_here(&mut self) -> Option<Entry> {
-        let bucket = &self.table.buckets[self.bucket];
-        while self.candidates != 0 {
-            let slot = self.candidates.trailing_zeros() as usize;
-            self.candidates &= self.candidates - 1;
-            match bucket.read(slot) {
-                Some((key, word)) if key == self.key && word.vip() == self.vip => {
-                    return Some(Entry { slot: (self.bucket * SLOTS + slot) as u32, word });
-                }
-                // Gone, or another VIP's. If its remover saw another entry of the tuple (see `insert`), so must we,
-                // and the first look may have been too early.
-                _ => self.candidates = bucket.candidates(self.key) & !1 << slot,
-            }
-        }
-        None
-    }
-
-    /// To the next bucket, if there may be an entry.
-    #[inline]
-    fn go_on(&mut self) -> bool {
-        if self.left <= 1 || !self.table.buckets[self.bucket].is_passed(self.hash) {
-            return false;
-        }
-        self.left -= 1;
-        self.bucket = self.table.after(self.bucket);
-        true
-    }
-}
-
 impl Iterator for Probe<'_> {
     type Item = Entry;
 
     #[inline]
     fn next(&mut self) -> Option<Entry> {
         loop {
-            if let Some(entry) = self.next_here() {
-                return Some(entry);
+            let bucket = &self.table.buckets[self.bucket];
+            while self.candidates != 0 {
+                let slot = self.candidates.trailing_zeros() as usize;
+                self.candidates &= self.candidates - 1;
+                match bucket.read(slot) {
+                    Some((key, word)) if key == self.key && word.vip() == self.vip => {
+                        return Some(Entry { slot: (self.bucket * SLOTS + slot) as u32, word });
+                    }
+                    // Gone, or another VIP's. If its remover saw another entry of the tuple (see `insert`), so must we,
+                    // and the first look may have been too early.
+                    _ => self.candidates = bucket.candidates(self.key) & !1 << slot,
+                }
             }
-            if !self.go_on() {
+            if self.left <= 1 || !bucket.is_passed(self.hash) {
                 return None;
             }
+            self.left -= 1;
+            self.bucket = self.table.after(self.bucket);
             self.candidates = self.table.buckets[self.bucket].candidates(self.key);
         }
     }

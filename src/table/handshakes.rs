@@ -172,12 +172,23 @@ impl Handshakes {
     }
 
     /// The tuple's records, newest first.
+    #[inline]
     pub fn find(&self, tuple: &Tuple, hash: Hash, now: Time) -> ArrayVec<Record, RECORDS_PER_TUPLE> {
+        // Nearly every segment of a connection that is not ours ends here, after one line.
+        if self.headers[self.bucket(hash)].candidates(Header::tag(hash)) == 0 {
+            return ArrayVec::new();
+        }
+        self.find_among_candidates(tuple, hash, now)
+    }
+
+    fn find_among_candidates(&self, tuple: &Tuple, hash: Hash, now: Time) -> ArrayVec<Record, RECORDS_PER_TUPLE> {
         let identity = Identity::new(tuple, 0);
-        let mut found: ArrayVec<Sighting, SLOTS> =
-            self.sightings(hash, now).filter(|sighting| sighting.identity.same_tuple(identity)).collect();
+        let mut found = ArrayVec::<Sighting, SLOTS>::new();
+        found.extend(self.sightings(hash, now).filter(|sighting| sighting.identity.same_tuple(identity)));
         found.sort_unstable_by_key(|sighting| (sighting.age, sighting.slot));
-        found.iter().filter_map(Sighting::record).take(RECORDS_PER_TUPLE).collect()
+        let mut records = ArrayVec::new();
+        records.extend(found.iter().filter_map(Sighting::record).take(RECORDS_PER_TUPLE));
+        records
     }
 
     /// Records what our host answered to the SYN with this ISN, before that goes out; returns how far the handshake is.

@@ -98,6 +98,17 @@ fn a_dead_active_is_replaced_within_detection_and_a_heartbeat() {
 }
 
 #[test]
+fn the_bound_holds_for_other_settings_too() {
+    for (heartbeat, missed) in [(1, 1), (1, 10), (10, 1), (100, 2), (1000, 5)] {
+        let heartbeat = Duration::from_millis(heartbeat);
+        let mut cluster = Cluster::settled(Options { heartbeat, missed, ..Options::default() });
+        cluster.kill(0);
+        cluster.run(heartbeat * (missed + 1) + heartbeat / 2 + MS);
+        assert_eq!((cluster.active(0), cluster.disagreement()), (1, None), "{heartbeat:?} × {missed}");
+    }
+}
+
+#[test]
 fn the_survivors_take_over_in_one_term() {
     for seed in 0..50 {
         let mut cluster = Cluster::settled(Options { members: 6, seed, ..Options::default() });
@@ -257,7 +268,7 @@ fn vips_spread_over_members() {
 
 #[test]
 fn sixteen_members_with_many_vips_agree() {
-    let options = Options { members: 16, vips: 40, actives: 2, ..Options::default() };
+    let options = Options { members: 16, vips: 40, actives: 2, missed: 1, ..Options::default() };
     let mut cluster = Cluster::settled(options);
     assert_eq!(cluster.disagreement(), None);
     assert!((0..40).all(|vip| cluster.serving(vip).len() == 2));
@@ -269,8 +280,7 @@ fn sixteen_members_with_many_vips_agree() {
 
 #[test]
 fn a_seventeenth_member_finds_no_room_and_is_told_of() {
-    let mut cluster = Cluster::settled(Options { members: 17, ..Options::default() });
-    cluster.run(Duration::from_secs(2));
+    let cluster = Cluster::settled(Options { members: 17, ..Options::default() });
     let crowded = |report: &Report| matches!(report, Report::TooManyMembers { .. });
     assert!(cluster.nodes.iter().any(|node| node.reports.iter().any(|(_, report)| crowded(report))));
     assert!((0..17).all(|index| cluster.view(index).peers.len() <= 15));

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::config::checked::{Key, Rebalance};
 use crate::control::assignment::Assignment;
+use crate::control::auth::Authenticator;
+use crate::control::heartbeat::as_newer_minor;
 use crate::control::{
     Action, ClusterView, Control, Event, Identity, Name, PeerState, Report, Settings, VipSettings, Warning,
 };
@@ -89,18 +91,22 @@ pub struct Node {
     pub sent: Vec<Vec<u8>>,
 }
 
+/// A frame under way: when it arrives, a number that keeps equal times in order, to whom, what.
+type UnderWay = (Time, u64, usize, Vec<u8>);
+
 pub struct Cluster {
     pub options: Options,
     pub now: Time,
     pub nodes: Vec<Node>,
     pub random: Random,
-    /// Frames under way: when, to whom, what. The number keeps equal times in order.
-    wire: BinaryHeap<Reverse<(Time, u64, usize, Vec<u8>)>>,
+    wire: BinaryHeap<Reverse<UnderWay>>,
     count: u64,
     /// From whom to whom nothing passes.
     pub cut: BTreeSet<(usize, usize)>,
     pub loss: f64,
     pub duplication: f64,
+    /// Who sends in a later minor version of the format.
+    pub newer: Option<usize>,
     /// The longest delay of a frame.
     pub delay: Duration,
     /// The fewest members that served a VIP at once since it was set.
@@ -151,6 +157,7 @@ impl Cluster {
             cut: BTreeSet::new(),
             loss: 0.0,
             duplication: 0.0,
+            newer: None,
             delay: Duration::from_micros(200),
             fewest: usize::MAX,
             most: 0,
@@ -290,10 +297,15 @@ impl Cluster {
     fn act(&mut self, index: usize, action: Action) {
         match action {
             Action::Send(frame) => {
-                self.nodes[index].sent.push(frame.bytes().to_vec());
-                for to in (0..self.nodes.len()).filter(|&to| to != index) {
-                    self.transmit(index, to, frame.bytes());
+                let mut frame = frame.bytes().to_vec();
+                if self.newer == Some(index) {
+                    let settings = &self.nodes[index].settings;
+                    frame = as_newer_minor(&frame, &Authenticator::new(&settings.cluster, &settings.key));
                 }
+                for to in (0..self.nodes.len()).filter(|&to| to != index) {
+                    self.transmit(index, to, &frame);
+                }
+                self.nodes[index].sent.push(frame);
             }
             Action::SetRole { vip, role } => self.nodes[index].roles[usize::from(vip)] = role,
             Action::Report(report) => self.nodes[index].reports.push((self.now, report)),

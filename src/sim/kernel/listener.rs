@@ -57,7 +57,7 @@ impl Kernel {
     }
 
     /// A segment without a socket of its own. `isn`: the one that a TIME_WAIT wants for its successor.
-    pub(super) fn to_listener(&mut self, flow: Flow, segment: Segment, isn: Option<u32>, now: Time) {
+    pub(super) fn at_listener(&mut self, flow: Flow, segment: Segment, isn: Option<u32>, now: Time) {
         let flags = segment.flags;
         let Some(listener) = self.listeners.get(&flow.local.port()) else {
             return self.sent.extend(segment.reset().map(|reset| (flow, reset)));

@@ -272,7 +272,7 @@ impl Kernel {
                 time_wait::Reaction::NewSyn(isn) => {
                     if self.listeners.contains_key(&flow.local.port()) {
                         self.forget(flow);
-                        self.to_listener(flow, segment, Some(isn), now);
+                        self.at_listener(flow, segment, Some(isn), now);
                     }
                 }
             },
@@ -283,13 +283,13 @@ impl Kernel {
                     self.sent.extend(answer.map(|answer| (flow, answer)));
                     self.drop_request(flow);
                 }
-                request::Reaction::Listener => self.to_listener(flow, segment, None, now),
+                request::Reaction::Listener => self.at_listener(flow, segment, None, now),
                 request::Reaction::Complete => {
                     let (isn, client_isn, recent) = (request.isn, request.client_isn, request.peer_timestamp());
                     self.complete(flow, isn, client_isn, recent, segment, now);
                 }
             },
-            None => self.to_listener(flow, segment, None, now),
+            None => self.at_listener(flow, segment, None, now),
         }
     }
 

@@ -2,13 +2,15 @@
 //! `tcp_validate_incoming`, `tcp_ack` and `tcp_data_queue`. Left out is what baton cannot tell apart: congestion control
 //! (a fixed window instead), delayed ACKs, selective ACKs, window scaling, urgent data.
 
+mod send;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::receive::Inbox;
 use super::secrets::ChallengeLimit;
 use super::{Context, End, Signal};
-use crate::frame::tcp::{Flags, Timestamps};
+use crate::frame::tcp::Flags;
 use crate::sim::segment::{Flow, MSS, Segment, after, before};
 use crate::time::Time;
 
@@ -16,13 +18,6 @@ use crate::time::Time;
 const RTO_FIRST: Duration = Duration::from_secs(1);
 /// The shortest (Linux: `TCP_RTO_MIN`).
 const RTO_MIN: Duration = Duration::from_millis(200);
-/// The longest (Linux: `TCP_RTO_MAX`).
-const RTO_MAX: Duration = Duration::from_secs(120);
-/// Linux: `tcp_retries2`.
-const RETRIES: u32 = 15;
-/// Linux: `tcp_syn_retries`, and how many of its timeouts do not double: `tcp_syn_linear_timeouts`.
-const SYN_RETRIES: u32 = 6;
-const SYN_LINEAR: u32 = 4;
 /// How soon a SYN is repeated after an unacceptable ACK (Linux: `TCP_TIMEOUT_MIN`, two ticks of 250 Hz).
 const SYN_SOON: Duration = Duration::from_millis(8);
 /// How long a socket that its application has closed waits for the peer's FIN (Linux: `tcp_fin_timeout`).
@@ -425,108 +420,5 @@ impl Socket {
         }
         self.send_ack(cx);
         fate
-    }
-
-    /// Sends what may be sent.
-    fn transmit(&mut self, cx: &mut Context<'_>) {
-        if self.state == State::SynSent {
-            return;
-        }
-        while !self.fin_sent {
-            let sent = self.nxt.wrapping_sub(self.una) as usize;
-            let unsent = self.buffer.len() - sent;
-            let room = (self.peer_window as usize).saturating_sub(sent);
-            let len = unsent.min(MSS).min(room);
-            if len > 0 {
-                self.send_data(sent, len, cx);
-                self.timed.get_or_insert((self.nxt.wrapping_add(len as u32), cx.clock.now));
-                self.nxt = self.nxt.wrapping_add(len as u32);
-            } else if unsent == 0 && self.closing {
-                let fin = self.segment(Flags::FIN | Flags::ACK, self.nxt, cx);
-                cx.sent.push((self.flow, fin));
-                self.nxt = self.nxt.wrapping_add(1);
-                self.fin_sent = true;
-            } else {
-                break;
-            }
-        }
-        let waits = self.una != self.nxt || !self.buffer.is_empty();
-        if waits && self.timer.is_none() {
-            self.timer = Some(cx.clock.now + self.rto);
-        }
-    }
-
-    /// The first segment that is not acknowledged, again.
-    fn retransmit(&mut self, cx: &mut Context<'_>) {
-        self.retransmits += 1;
-        self.timed = None; // Karn's algorithm
-        let sent = (self.nxt.wrapping_sub(self.una) as usize).min(self.buffer.len());
-        if sent > 0 {
-            self.send_data(0, sent.min(MSS), cx);
-        } else if self.fin_sent {
-            let fin = self.segment(Flags::FIN | Flags::ACK, self.una, cx);
-            cx.sent.push((self.flow, fin));
-        }
-    }
-
-    /// The timer has run out.
-    pub fn timeout(&mut self, cx: &mut Context<'_>) -> Fate {
-        self.timer = None;
-        if self.state == State::FinWait2 {
-            return Fate::Ends(End::Finished);
-        }
-        let waits = self.una != self.nxt || !self.buffer.is_empty();
-        if !waits {
-            return Fate::Lives;
-        }
-        self.retries += 1;
-        let syn_sent = self.state == State::SynSent;
-        if self.retries > if syn_sent { SYN_RETRIES + SYN_LINEAR } else { RETRIES } {
-            return Fate::Ends(End::TimedOut);
-        }
-        if syn_sent {
-            self.retransmits += 1;
-            self.send_syn(cx);
-        } else if self.una == self.nxt {
-            // A window probe (Linux: tcp_xmit_probe_skb).
-            let probe = self.segment(Flags::ACK, self.una.wrapping_sub(1), cx);
-            cx.sent.push((self.flow, probe));
-        } else {
-            self.recover = Some(self.nxt);
-            self.retransmit(cx);
-        }
-        if !syn_sent || self.retries > SYN_LINEAR {
-            self.rto = (self.rto * 2).min(RTO_MAX);
-        }
-        self.timer = Some(cx.clock.now + self.rto);
-        Fate::Lives
-    }
-
-    fn send_syn(&mut self, cx: &mut Context<'_>) {
-        self.nxt = self.iss.wrapping_add(1);
-        let mut syn = self.segment(Flags::SYN, self.iss, cx);
-        syn.ack = 0;
-        cx.sent.push((self.flow, syn));
-    }
-
-    fn send_ack(&mut self, cx: &mut Context<'_>) {
-        let ack = self.segment(Flags::ACK, self.nxt, cx);
-        cx.sent.push((self.flow, ack));
-    }
-
-    fn send_data(&mut self, at: usize, len: usize, cx: &mut Context<'_>) {
-        let mut segment = self.segment(Flags::ACK, self.una.wrapping_add(at as u32), cx);
-        segment.data = self.buffer.range(at..at + len).copied().collect();
-        cx.sent.push((self.flow, segment));
-    }
-
-    fn segment(&self, flags: u8, seq: u32, cx: &Context<'_>) -> Segment {
-        let mut segment = Segment::bare(flags, seq, self.inbox.next);
-        segment.window = self.window();
-        segment.timestamps = self.stamped.then(|| Timestamps {
-            value: cx.clock.secrets.timestamp(self.flow, cx.clock.now),
-            echo: self.recent.unwrap_or(0),
-        });
-        segment
     }
 }
