@@ -83,8 +83,8 @@ def syn_flood(context: Context) -> None:
         for member in bed.members:
             run(["ip", "-n", member.host.namespace, "route", "add", "default", "via", "10.0.0.1"])
         plain = _under_flood(context, bed, "plain", bed.members[0].host.mac)
-    # The flood takes both cores from members, clients and itself alike. Detection under load is the soak's subject; here a
-    # false failover would only bring in a second kernel with the same cookies (see docs/testbed.md).
+    # The flood takes both cores from members, clients and itself alike. Detection under load is the soak's subject;
+    # here a false failover would only bring in a second member with the same cookies (see docs/testbed.md).
     with testbed(context.home / "baton", capture_filter=_WITHOUT_FLOOD, settings=Settings(heartbeat="200ms")) as bed:
         vmac, active = bed.vmac(), bed.active()
         held = (active.name, active.vip()["term"])
