@@ -35,11 +35,15 @@ class Testbed:
     key: Path
 
     def active(self) -> Member:
-        """The one member that is active; raises if that is not exactly one."""
-        active = self.actives()
-        if len(active) != 1:
-            raise RuntimeError(f"active members: {[member.name for member in active]}, expected exactly one")
-        return active[0]
+        """The one member that is active; waits until that is exactly one."""
+        found: list[Member] = []
+
+        def one() -> bool:
+            found[:] = self.actives()
+            return len(found) == 1
+
+        wait_until(one, "exactly one active member", timeout=10)
+        return found[0]
 
     def actives(self) -> list[Member]:
         """Those members whose baton runs and says it is active."""
@@ -114,7 +118,7 @@ def testbed(
             for member in built:
                 member.start()
             wait_ready(built)
-            wait_until(lambda: len(bed.actives()) == 1, "exactly one active member", timeout=10)
+            bed.active()
         yield bed
 
 

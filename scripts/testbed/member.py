@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .shell import CommandFailed, Process, inside, run, wait_until
+from .shell import CommandFailed, Process, TimedOut, inside, run, wait_until
 from .topology import SUBNET_PREFIX, Host
 from .web import Service
 
@@ -199,16 +199,21 @@ def write_key(path: Path) -> Path:
 def wait_ready(members: list[Member], *, timeout: float = 30.0) -> None:
     """Waits until all are ready and know each other alive."""
 
-    def settled() -> bool:
-        if not all(member.ready() for member in members):
-            return False
+    def missing() -> str:
         for member in members:
-            alive = {peer["name"] for peer in member.status()["peers"] if peer["state"] == "alive"}
-            if not {other.name for other in members if other is not member} <= alive:
-                return False
-        return True
+            if not member.ready():
+                return f"{member.name} ready; it says: {member.last_words()}"
+            # A suspect lives: on shared cores a heartbeat is late now and then.
+            alive = {peer["name"] for peer in member.status()["peers"] if peer["state"] in ("alive", "suspect")}
+            unknown = {other.name for other in members if other is not member} - alive
+            if unknown:
+                return f"{', '.join(sorted(unknown))} alive to {member.name}"
+        return ""
 
-    wait_until(settled, "all members ready and alive to each other", timeout=timeout, every=0.05)
+    try:
+        wait_until(lambda: not missing(), "all members ready and alive to each other", timeout=timeout, every=0.05)
+    except TimedOut as error:
+        raise TimedOut(f"{error}; missing: {missing()}") from None
 
 
 def remove_tree(path: Path) -> None:

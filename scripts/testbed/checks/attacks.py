@@ -9,7 +9,7 @@ from typing import Any
 from ..cluster import Testbed, testbed
 from ..judge import judge
 from ..member import HEARTBEAT_ETHERTYPE, Settings, wait_ready, write_key
-from ..shell import inside, wait_until
+from ..shell import inside
 from . import Check, Context
 
 _ETH_P_ALL = 3
@@ -118,7 +118,7 @@ def heartbeat_attacks(context: Context) -> None:
         for member in bed.members:
             member.start()
         wait_ready(bed.members)
-        wait_until(lambda: len(bed.actives()) == 1, "one active member", timeout=10)
+        bed.active()
         recorder.take()
 
         attack = _Steady(context, bed, "recorded before a restart of all members")

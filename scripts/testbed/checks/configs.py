@@ -42,9 +42,11 @@ metrics: {listen: "127.0.0.1:9464"}
 log: {level: info, format: text}
 """
 
-# (the text replaced, what takes its place)
+_VIPS = _GOOD[_GOOD.index("vips:") : _GOOD.index("dataplane:")]
+
+# One fault each: (the text replaced, what takes its place)
 _FAULTS = [
-    ("cluster:", "clutser:"),
+    ("cluster:", "clutser: {}\ncluster:"),
     ("  name: web\n", ""),
     ("name: web", "name: ''"),
     ("key_file: web.key", "key_file: missing.key"),
@@ -74,7 +76,7 @@ _FAULTS = [
     ("wire: {interface: eth0}", "wire: {}"),
     ("wire: {interface: eth0}", "wire: {interface: eth0, pci: '0000:03:00.0'}"),
     ("wire: {interface: eth0}", "wire: {interface: a-name-that-is-too-long}"),
-    ("host: {tap: vip0}", "host: {tun: vip0}"),
+    ("host: {tap: vip0}", "host: {tap: vip0, tun: vip0}"),
     ("workers: [1]", "workers: []"),
     ("workers: [1]", "workers: [1, 1]"),
     ("poll: adaptive", "poll: lazily"),
@@ -84,7 +86,7 @@ _FAULTS = [
     ("level: info", "level: loud"),
     ("format: text", "format: xml"),
     ("log: {level: info, format: text}", "log: {level: info, format: text"),
-    ("vips:", "vips: []\nunused:"),
+    (_VIPS, "vips: []\n"),
 ]
 
 

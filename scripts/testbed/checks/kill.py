@@ -11,7 +11,6 @@ from ..clients.control import Client, Results
 from ..cluster import CLIENT_ADDRESSES, Testbed, testbed
 from ..judge import judge
 from ..member import Settings, wait_ready
-from ..shell import wait_until
 from . import Check, Context
 
 _ATTEMPT_EVERY_US = 2000
@@ -44,7 +43,6 @@ def outage(results: Results, killed: int) -> Outage:
 
 def _kill_once(bed: Testbed, context: Context, number: int) -> tuple[Outage, Results]:
     """Kills the active member under a probe, and brings it back."""
-    wait_until(lambda: len(bed.actives()) == 1, "exactly one active member", timeout=10)
     victim = bed.active()
     log = context.home / f"probe-{number}.log"
     # Shorter than the second after which the kernel sends a SYN again: no attempt lives on a retransmission.

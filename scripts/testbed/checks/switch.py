@@ -19,7 +19,7 @@ def fdb_clean(context: Context) -> None:
         for member in bed.members:
             member.start()
         wait_ready(bed.members)
-        wait_until(lambda: len(bed.actives()) == 1, "one active member", timeout=10)
+        bed.active()
         vmac = bed.vmac()
         client = Client(bed.client.namespace, CLIENT_ADDRESSES, context.home / "client.log", every_us=5000)
         bed.passives()[0].activate()
