@@ -16,9 +16,13 @@ pub mod decide;
 pub mod frame;
 pub mod host;
 pub mod idle;
+#[cfg(feature = "dpdk")]
+pub mod launch;
+pub mod metrics;
 pub mod port;
 pub mod shared;
 pub mod sim;
+pub mod status;
 pub mod sync;
 pub mod table;
 pub mod time;

@@ -1,3 +1,11 @@
-//! The command line.
+//! The `baton` command: parses its arguments, runs one command, and turns failures into messages and exit codes.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod cli;
+
+fn main() -> ExitCode {
+    cli::Arguments::parse().run()
+}

@@ -75,6 +75,8 @@ pub enum Notice {
     /// Another member owns this tuple now: the kernel's socket for it, if any, is to be destroyed without a word to
     /// the client.
     EndSocket(Tuple),
+    /// The host has reset this connection: its entry may have to go.
+    MayHaveEnded(Tuple),
 }
 
 /// The queues and flags between workers and the control thread.

@@ -13,6 +13,8 @@ pub enum Verdict {
     SynToHost,
     /// To the wire, with our own MAC as source.
     ToWire,
+    /// A RST of the host that ends this connection: to the wire, and its entry is to be looked at.
+    ResetToWire(Tuple),
     /// An ARP message of the host about a VIP: to the wire, with the virtual MAC in its payload.
     ArpToWire(VipIndex),
     /// A heartbeat: to the control thread.
@@ -93,8 +95,6 @@ drops! {
     NoticesFull = "notices_full",
 
     // ARP.
-    /// An ARP request for a VIP for which we are passive.
-    ArpPassive = "arp_passive",
     /// A gratuitous ARP for a VIP, from the host or from the wire.
     GratuitousArp = "gratuitous_arp",
     /// An ARP reply of the host about a VIP: the worker answers, nobody else.

@@ -173,6 +173,12 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                 ethernet::set_source(frame, facts.own_mac);
                 return self.to_wire.push(buffer);
             }
+            Verdict::ResetToWire(tuple) => {
+                ethernet::set_source(frame, facts.own_mac);
+                // If there is no room for the notice, the entry goes once it has been idle for long.
+                let _ = self.member.shared.notices.push(Notice::MayHaveEnded(tuple));
+                return self.to_wire.push(buffer);
+            }
             Verdict::ArpToWire(vip) => {
                 ethernet::set_source(frame, facts.own_mac);
                 arp::set_sha(frame, facts.vips[usize::from(vip)].mac);

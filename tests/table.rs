@@ -1,5 +1,7 @@
 //! The tables' behaviour, one thread at a time.
 
+#![cfg(not(loom))]
+
 use std::net::Ipv4Addr;
 use std::time::Duration;
 

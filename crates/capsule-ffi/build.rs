@@ -16,6 +16,9 @@ fn main() -> ExitCode {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/shim.c");
     println!("cargo:rerun-if-changed=src/shim.h");
+    for variable in ["PKG_CONFIG", "PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
     match build() {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
@@ -30,7 +33,7 @@ fn build() -> Result<(), Box<dyn Error>> {
         .atleast_version(OLDEST)
         .cargo_metadata(false)
         .probe("libdpdk")
-        .map_err(|reason| format!("{MISSING}\n\n{reason}"))?;
+        .map_err(|reason| format!("{reason}\n\n{MISSING}"))?;
     // pkg-config's library does not report what is neither a path nor a define, such as `-include rte_config.h` and
     // `-march`, on which the inline functions depend.
     let flags = flags("libdpdk")?;

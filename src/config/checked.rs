@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use super::key::Key;
+pub use super::url::HttpUrl;
 use crate::frame::Mac;
 
 /// All of it.
@@ -24,6 +25,18 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Logging.
     pub log: Log,
+}
+
+impl Config {
+    /// What is allowed but likely a mistake, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        // The U/L bit (IEEE Std 802, 8.2): without it the address belongs to whoever has bought it.
+        let universal = self.vips.iter().enumerate().filter(|(_, vip)| vip.mac.0[0] & 0x02 == 0);
+        let warning = |(position, vip): (usize, &Vip)| {
+            format!("vips[{position}].mac: {} is not locally administered, so a real card may have it", vip.mac)
+        };
+        universal.map(warning).collect()
+    }
 }
 
 /// What makes members one cluster.
@@ -124,7 +137,7 @@ pub enum Probe {
     /// A TCP connection to this port of the VIP, locally.
     Tcp(u16),
     /// An HTTP GET of this URL; healthy on a status of 200 to 399.
-    Http(String),
+    Http(HttpUrl),
     /// A command; healthy on exit status 0.
     Command(Vec<String>),
 }

@@ -3,7 +3,7 @@
 use super::For;
 use super::checked::{Dataplane, Host, HostDevice, HugePages, Poll, Vip, Wire};
 use super::fault::{Faults, Wrong, quoted};
-use super::read;
+use super::read::{self, Network};
 use super::section::Section;
 use super::yaml::Value;
 
@@ -12,15 +12,15 @@ const CORES: usize = 1024;
 /// More connections than any machine's memory holds.
 const MOST_CONNECTIONS: u64 = 1 << 28;
 
-pub(super) fn dataplane(file: &Section, machine: For, faults: &mut Faults) -> Option<Dataplane> {
+/// The section; `vips` if they are right, to be compared with the member's own address.
+pub(super) fn dataplane(file: &Section, vips: Option<&[Vip]>, machine: For, faults: &mut Faults) -> Option<Dataplane> {
     let section = &file.section("dataplane", faults)?;
     let wire = wire(section, faults);
-    let host = host(section, faults);
-    if let (Some(wire), Some(host)) = (&wire, &host) {
-        between_ports(section, wire, host, faults);
-    }
+    let host = host(section, wire.as_ref(), vips.unwrap_or_default(), faults);
     let control_core = section.or("control_core", 0, core, faults);
-    let workers = section.or("workers", vec![1], workers, faults);
+    let workers = section.set("workers", "a list of cores such as [1, 2], one worker each", core, faults);
+    // The one core by default; a fault of it is told of the section, where a line for it would be.
+    let workers = workers.map(|workers| workers.unwrap_or_else(|| vec![(1, section.line("workers"))]));
     if let (Some(control_core), Some(workers)) = (control_core, &workers) {
         cores(section, control_core, workers, machine, faults);
     }
@@ -30,11 +30,13 @@ pub(super) fn dataplane(file: &Section, machine: For, faults: &mut Faults) -> Op
     let connections = section.or("connections", 1 << 20, connections, faults);
     let huge_pages = [("auto", HugePages::Auto), ("require", HugePages::Require), ("never", HugePages::Never)];
     let huge_pages = section.or("huge_pages", HugePages::Auto, |value| read::word(value, &huge_pages), faults);
-    let eal = section.or("eal", Vec::new(), eal, faults);
+    let expected = "a list of EAL arguments such as [\"-m\", \"256\"], each in quotes";
+    let eal = section.list("eal", expected, |value| read::text(value, "an EAL argument"), faults);
+    let eal = eal.map(Option::unwrap_or_default);
     Some(Dataplane {
         wire: wire?,
         host: host?,
-        workers: workers?,
+        workers: workers?.into_iter().map(|(core, _)| core).collect(),
         control_core: control_core?,
         poll: poll?,
         connections: usize::try_from(connections?).ok()?,
@@ -59,120 +61,82 @@ fn wire(dataplane: &Section, faults: &mut Faults) -> Option<Wire> {
     section.optional(&kind.key, read, faults).flatten()
 }
 
-fn host(dataplane: &Section, faults: &mut Faults) -> Option<Host> {
+fn host(dataplane: &Section, wire: Option<&Wire>, vips: &[Vip], faults: &mut Faults) -> Option<Host> {
     const EXPECTED: &str = "exactly one of {tap: vip0} and {vdev: \"…\"}";
     let Some(entry) = dataplane.get("host") else {
         dataplane.missing("host", EXPECTED, faults);
         return None;
     };
-    let section = dataplane.inner("dataplane.host", "host", entry, faults)?;
-    let address = |value: &Value| read::network(value, "host addresses", "10.0.0.11/24");
-    let address = section.optional("address", address, faults);
+    let section = &dataplane.inner("dataplane.host", "host", entry, faults)?;
+    let address = section.optional("address", |value| own_address(value, wire, vips), faults);
     let kind = section.one_of(&["tap", "vdev"], EXPECTED, faults)?;
     let read = |value: &Value| match kind.key.as_str() {
-        "tap" => read::interface(value).map(HostDevice::Tap),
-        _ => read::vdev(value).map(HostDevice::Vdev),
+        "tap" => tap(value, wire).map(HostDevice::Tap),
+        _ => host_vdev(value, wire).map(HostDevice::Vdev),
     };
     let device = section.optional(&kind.key, read, faults).flatten();
-    let address = address?.map(|network| (network.address, network.prefix));
-    Some(Host { device: device?, address })
+    Some(Host { device: device?, address: address?.map(|network| (network.address, network.prefix)) })
 }
 
-/// What the two ports must not share.
-fn between_ports(dataplane: &Section, wire: &Wire, host: &Host, faults: &mut Faults) {
-    let mut fault = |what: String, expected: &str| {
-        dataplane.fault("host", Wrong::new(what, expected), faults);
-    };
+fn own_address(value: &Value, wire: Option<&Wire>, vips: &[Vip]) -> Result<Network, Wrong> {
+    let network = read::network(value, "host addresses", "10.0.0.11/24")?;
+    let address = network.address;
+    if let Some(Wire::Interface(interface)) = wire {
+        let what = format!("{address} would never be reached, since the kernel keeps {} itself", quoted(interface));
+        return Err(Wrong::new(what, "an address here only where wire is pci or vdev"));
+    }
+    match vips.iter().position(|vip| vip.address == address || vip.gateway == Some(address)) {
+        Some(position) => {
+            Err(Wrong::new(format!("{address} is an address of vips[{position}]"), "an address of this member alone"))
+        }
+        None => Ok(network),
+    }
+}
+
+fn tap(value: &Value, wire: Option<&Wire>) -> Result<String, Wrong> {
+    let tap = read::interface(value)?;
+    if wire == Some(&Wire::Interface(tap.clone())) {
+        return Err(Wrong::new(format!("{} is the wire's interface", quoted(&tap)), "a name of its own"));
+    }
+    Ok(tap)
+}
+
+fn host_vdev(value: &Value, wire: Option<&Wire>) -> Result<String, Wrong> {
+    let device = read::vdev(value)?;
     let name = |device: &str| device.split(',').next().unwrap_or_default().to_owned();
-    match (wire, &host.device) {
-        (Wire::Interface(wire), HostDevice::Tap(tap)) if wire == tap => {
-            fault(format!("the TAP has the name of the wire's interface, {}", quoted(tap)), "a name of its own");
+    match wire {
+        Some(Wire::Vdev(wire)) if name(wire) == name(&device) => {
+            let what = format!("{} is the wire's device", quoted(&name(wire)));
+            Err(Wrong::new(what, "a device of its own, such as one whose name ends in another number"))
         }
-        (Wire::Vdev(wire), HostDevice::Vdev(host)) if name(wire) == name(host) => {
-            let what = format!("the device has the name of the wire's, {}", quoted(&name(host)));
-            fault(what, "a name of its own, such as one ending in another number");
-        }
-        _ => {}
+        _ => Ok(device),
     }
-    if let (Wire::Interface(interface), Some((address, _))) = (wire, host.address) {
-        fault(
-            format!(
-                "the address {address} would never be reached, since the kernel keeps {} itself",
-                quoted(interface)
-            ),
-            "host.address only where wire is pci or vdev",
-        );
-    }
-}
-
-/// That the member's own address and the virtual IPs differ.
-pub(super) fn own_address(file: &Section, host: &Host, vips: &[Vip], faults: &mut Faults) {
-    let Some((address, _)) = host.address else { return };
-    let taken = |vip: &Vip| vip.address == address || vip.gateway == Some(address);
-    if let Some(position) = vips.iter().position(taken) {
-        let line = file.get("dataplane").map_or(1, |entry| address_line(&entry.node));
-        let what = format!("dataplane.host.address: {address} is an address of vips[{position}]");
-        faults.add(line, what, "an address of this member alone");
-    }
-}
-
-/// The line of `host.address` under `dataplane`.
-fn address_line(dataplane: &super::yaml::Node) -> usize {
-    ["host", "address"]
-        .iter()
-        .fold((dataplane, dataplane.line), |(node, line), key| {
-            let Value::Mapping(entries) = &node.value else { return (node, line) };
-            let found = entries.iter().find(|entry| entry.key == *key);
-            found.map_or((node, line), |entry| (&entry.node, entry.node.line))
-        })
-        .1
 }
 
 fn core(value: &Value) -> Result<usize, Wrong> {
     read::integer(value, 0..=CORES as u32 - 1, "a core").map(|core| core as usize)
 }
 
-fn workers(value: &Value) -> Result<Vec<usize>, Wrong> {
-    const EXPECTED: &str = "a list of cores such as [1, 2], one worker each";
-    let Value::List(items) = value else {
-        return Err(Wrong::new(format!("{value} is not a list"), EXPECTED));
-    };
-    let mut workers = items.iter().map(|item| core(&item.value)).collect::<Result<Vec<usize>, Wrong>>()?;
-    workers.sort_unstable();
-    if let Some(twice) = workers.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Wrong::new(format!("core {} stands twice", twice[0]), "each core once"));
-    }
-    if workers.is_empty() { Err(Wrong::new("the list is empty", EXPECTED)) } else { Ok(workers) }
-}
-
 /// That workers and the control thread get cores, and not the same ones where there are several.
-fn cores(section: &Section, control_core: usize, workers: &[usize], machine: For, faults: &mut Faults) {
-    let one_core = match machine {
+fn cores(section: &Section, control_core: usize, workers: &[(usize, usize)], machine: For, faults: &mut Faults) {
+    let alone = matches!(workers, [(worker, _)] if *worker == control_core);
+    let shared = match machine {
         // It may be meant for a machine that has just this one.
-        For::AnyMachine => workers == [control_core],
-        For::ThisMachine { cores } => cores == [control_core] && workers == [control_core],
+        For::AnyMachine => alone,
+        For::ThisMachine { cores } => alone && cores == [control_core],
     };
-    if workers.contains(&control_core) && !one_core {
-        let what = format!("core {control_core} is the control thread's (control_core)");
-        section.fault("workers", Wrong::new(what, "other cores, unless the machine has just one"), faults);
+    let path = section.path("workers");
+    for (_, line) in workers.iter().filter(|(worker, _)| *worker == control_core && !shared) {
+        let what = format!("{path}: core {control_core} is the control thread's (control_core)");
+        faults.add(*line, what, "other cores, unless the machine has just one");
     }
     let For::ThisMachine { cores } = machine else { return };
-    let offered = || {
-        let cores: Vec<String> = cores.iter().map(usize::to_string).collect();
-        format!("cores that this process may run on: {}", cores.join(", "))
-    };
-    for lacking in workers.iter().filter(|core| !cores.contains(core)) {
-        section.fault("workers", Wrong::new(format!("this machine lacks core {lacking}"), offered()), faults);
+    let offered: Vec<String> = cores.iter().map(usize::to_string).collect();
+    let offered = format!("cores that this process may run on: {}", offered.join(", "));
+    for (lacking, line) in workers.iter().filter(|(worker, _)| !cores.contains(worker)) {
+        faults.add(*line, format!("{path}: this machine lacks core {lacking}"), offered.clone());
     }
     if !cores.contains(&control_core) {
-        section.fault("control_core", Wrong::new(format!("this machine lacks core {control_core}"), offered()), faults);
+        section.fault("control_core", Wrong::new(format!("this machine lacks core {control_core}"), offered), faults);
     }
-}
-
-fn eal(value: &Value) -> Result<Vec<String>, Wrong> {
-    const EXPECTED: &str = "a list of EAL arguments such as [\"-m\", \"256\"], each in quotes";
-    let Value::List(items) = value else {
-        return Err(Wrong::new(format!("{value} is not a list"), EXPECTED));
-    };
-    items.iter().map(|item| read::text(&item.value, EXPECTED)).collect()
 }

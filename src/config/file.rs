@@ -31,10 +31,7 @@ pub(super) fn config(root: &yaml::Node, base: &Path, machine: For, faults: &mut 
             None
         }
     };
-    let dataplane = dataplane::dataplane(file, machine, faults);
-    if let (Some(dataplane), Some(vips)) = (&dataplane, &vips) {
-        dataplane::own_address(file, &dataplane.host, vips, faults);
-    }
+    let dataplane = dataplane::dataplane(file, vips.as_deref(), machine, faults);
     let control_socket = control_socket(file, faults);
     let metrics_listen = metrics_listen(file, faults);
     let log = log(file, faults);

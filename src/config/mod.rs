@@ -24,6 +24,7 @@ pub mod key;
 mod read;
 mod section;
 pub mod units;
+mod url;
 mod vip;
 mod yaml;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::fault::{Wrong, quoted};
 use super::units;
+use super::url::HttpUrl;
 use super::yaml::Value;
 use crate::frame::Mac;
 
@@ -351,14 +352,8 @@ pub(super) fn ethertype(value: &Value) -> Result<u16, Wrong> {
 }
 
 /// The URL of a health check.
-pub(super) fn http_url(value: &Value) -> Result<String, Wrong> {
+pub(super) fn http_url(value: &Value) -> Result<HttpUrl, Wrong> {
     const EXPECTED: &str = "a URL such as http://10.0.0.100/healthz (https is not probed)";
     let url = text(value, EXPECTED)?;
-    let host = url.strip_prefix("http://").and_then(|rest| rest.split(['/', '?', '#']).next());
-    if host.is_none_or(|host| host.is_empty() || host.starts_with(':'))
-        || !url.bytes().all(|byte| byte.is_ascii_graphic())
-    {
-        return Err(Wrong::new(format!("{} is not an HTTP URL", quoted(&url)), EXPECTED));
-    }
-    Ok(url)
+    HttpUrl::parse(&url).ok_or_else(|| Wrong::new(format!("{} is not an HTTP URL", quoted(&url)), EXPECTED))
 }

@@ -75,9 +75,13 @@ impl<'a> Section<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// The line of a fault that concerns `key`: of its value, or of the section where the key is left out.
+    /// The line of a fault that concerns `key`: of its value, which for a list or a mapping begins with the key, or of
+    /// the section where the key is left out.
     pub(super) fn line(&self, key: &str) -> usize {
-        self.get(key).map_or(self.line, |entry| entry.node.line)
+        self.get(key).map_or(self.line, |entry| match entry.node.value {
+            Value::List(_) | Value::Mapping(_) => entry.line,
+            _ => entry.node.line,
+        })
     }
 
     /// A key with its value, if it is there.
@@ -114,6 +118,67 @@ impl<'a> Section<'a> {
             self.missing(key, expected, faults);
         }
         value
+    }
+
+    /// A list, each item read on its own: `None` if one is wrong, `Some(None)` if the key is left out. `expected` is
+    /// what the list is of.
+    pub(super) fn list<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl Fn(&Value) -> Result<T, Wrong>,
+        faults: &mut Faults,
+    ) -> Option<Option<Vec<T>>> {
+        let Some(entry) = self.get(key) else { return Some(None) };
+        let items = self.items(key, entry, expected, read, faults)?;
+        items.into_iter().map(|(item, _)| item).collect::<Option<Vec<T>>>().map(Some)
+    }
+
+    /// A list of at least one item, none of them twice; sorted, with the items' lines.
+    pub(super) fn set<T: Copy + Ord + std::fmt::Display>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl Fn(&Value) -> Result<T, Wrong>,
+        faults: &mut Faults,
+    ) -> Option<Option<Vec<(T, usize)>>> {
+        let Some(entry) = self.get(key) else { return Some(None) };
+        let items = self.items(key, entry, expected, read, faults)?;
+        if items.is_empty() {
+            self.fault(key, Wrong::new("the list is empty", expected), faults);
+            return None;
+        }
+        let all = items.len();
+        let mut right: Vec<(T, usize)> = items.into_iter().filter_map(|(item, line)| Some((item?, line))).collect();
+        right.sort_unstable();
+        for pair in right.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+            let what = format!("{}: {} stands twice, first on line {}", self.path(key), pair[1].0, pair[0].1);
+            faults.add(pair[1].1, what, "each item once");
+        }
+        (right.len() == all).then_some(Some(right))
+    }
+
+    /// A list's items with their lines; those that are wrong are told and `None`.
+    fn items<T>(
+        &self,
+        key: &str,
+        entry: &Entry,
+        expected: &str,
+        read: impl Fn(&Value) -> Result<T, Wrong>,
+        faults: &mut Faults,
+    ) -> Option<Vec<(Option<T>, usize)>> {
+        let Value::List(items) = &entry.node.value else {
+            self.fault(key, Wrong::new(format!("{} is not a list", entry.node.value), expected), faults);
+            return None;
+        };
+        let mut read_items = Vec::with_capacity(items.len());
+        for (position, item) in items.iter().enumerate() {
+            let value = read(&item.value).map_err(|wrong| {
+                faults.add(item.line, format!("{}[{position}]: {}", self.path(key), wrong.what), wrong.expected);
+            });
+            read_items.push((value.ok(), item.line));
+        }
+        Some(read_items)
     }
 
     /// A section that must be there.

@@ -17,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// BLAKE3 hash (key derivation mode) of the cluster's name and the address, so that every member finds the same one,
 /// and two clusters on one switch different ones.
 pub fn auto_mac(cluster: &str, address: std::net::Ipv4Addr) -> Mac {
-    let mut hasher = blake3::Hasher::new_derive_key("baton 2025 virtual MAC of a cluster's virtual IP");
+    let mut hasher = blake3::Hasher::new_derive_key("baton v1 virtual MAC of a cluster's virtual IP");
     // The address has a fixed length and comes first: no two pairs give the same input.
     hasher.update(&address.octets());
     hasher.update(cluster.as_bytes());
@@ -26,52 +26,45 @@ pub fn auto_mac(cluster: &str, address: std::net::Ipv4Addr) -> Mac {
     Mac([0x02, a, b, c, d, e])
 }
 
+/// A virtual IP and where it was written.
+struct Placed {
+    vip: Vip,
+    address_line: usize,
+    mac_line: usize,
+}
+
 /// The list of virtual IPs.
 pub(super) fn vips(entry: &Entry, cluster: Option<&str>, faults: &mut Faults) -> Option<Vec<Vip>> {
     const EXPECTED: &str = "a list of virtual IPs, each beginning with `- address:`";
     let Value::List(items) = &entry.node.value else {
-        faults.add(entry.node.line, format!("vips is {}", entry.node.value), EXPECTED);
+        faults.add(entry.line, format!("vips is {}", entry.node.value), EXPECTED);
         return None;
     };
     if items.is_empty() || items.len() > MAX_VIPS {
-        let what = format!("vips has {} items", items.len());
-        faults.add(entry.node.line, what, format!("1 to {MAX_VIPS} virtual IPs"));
+        faults.add(entry.line, format!("vips has {} items", items.len()), format!("1 to {MAX_VIPS} virtual IPs"));
         return None;
     }
     // All are read before any is missed, so that each tells its faults.
-    let vips: Vec<Option<(usize, Vip)>> = items
-        .iter()
-        .enumerate()
-        .map(|(position, item)| vip(position, item, cluster, faults).map(|vip| (item.line, vip)))
-        .collect();
-    let read: Vec<(usize, &Node, &Vip)> = vips
-        .iter()
-        .zip(items)
-        .enumerate()
-        .filter_map(|(position, (vip, item))| vip.as_ref().map(|(_, vip)| (position, item, vip)))
-        .collect();
-    for (later, (position, item, vip)) in read.iter().enumerate() {
-        for (earlier, _, other) in &read[..later] {
-            let line = |key: &str| line_of(item, key);
-            if vip.address == other.address {
-                let what = format!("vips[{position}].address: vips[{earlier}] has {} already", vip.address);
-                faults.add(line("address"), what, "each virtual IP once");
-            } else if vip.mac == other.mac {
-                let what = format!("vips[{position}].mac: vips[{earlier}] has {} already", vip.mac);
-                faults.add(line("mac"), what, "a MAC of its own for each virtual IP, or auto");
+    let vips: Vec<Option<Placed>> =
+        items.iter().enumerate().map(|(position, item)| vip(position, item, cluster, faults)).collect();
+    for (position, placed) in vips.iter().enumerate() {
+        let Some(placed) = placed else { continue };
+        let earlier = vips[..position].iter().enumerate();
+        let earlier = earlier.filter_map(|(position, other)| other.as_ref().map(|other| (position, &other.vip)));
+        for (other, Vip { address, mac, .. }) in earlier {
+            if placed.vip.address == *address {
+                let what = format!("vips[{position}].address: vips[{other}] has {address} already");
+                faults.add(placed.address_line, what, "each virtual IP once");
+            } else if placed.vip.mac == *mac {
+                let what = format!("vips[{position}].mac: vips[{other}] has {mac} already");
+                faults.add(placed.mac_line, what, "a MAC of its own for each virtual IP, or auto");
             }
         }
     }
-    vips.into_iter().map(|vip| vip.map(|(_, vip)| vip)).collect()
+    vips.into_iter().map(|placed| placed.map(|placed| placed.vip)).collect()
 }
 
-/// The line of a key's value in a mapping, or of the mapping.
-fn line_of(node: &Node, key: &str) -> usize {
-    let Value::Mapping(entries) = &node.value else { return node.line };
-    entries.iter().find(|entry| entry.key == key).map_or(node.line, |entry| entry.node.line)
-}
-
-fn vip(position: usize, node: &Node, cluster: Option<&str>, faults: &mut Faults) -> Option<Vip> {
+fn vip(position: usize, node: &Node, cluster: Option<&str>, faults: &mut Faults) -> Option<Placed> {
     let section = &Section::open("vips", &format!("vips[{position}]"), node.line, node, faults)?;
     let network = |value: &Value| read::network(value, "virtual IPs", "10.0.0.100/24");
     let network = section.required("address", "an IPv4 address with prefix such as 10.0.0.100/24", network, faults);
@@ -81,7 +74,9 @@ fn vip(position: usize, node: &Node, cluster: Option<&str>, faults: &mut Faults)
         _ => read::mac(value).map(Some),
     };
     let mac = section.or("mac", None, mac, faults);
-    let ports = section.or("ports", Vec::new(), ports, faults);
+    let expected = "a list of TCP ports such as [80, 443]; leave the key out for all ports";
+    let ports = section.set("ports", expected, read::port, faults);
+    let ports = ports.map(|ports| ports.unwrap_or_default().into_iter().map(|(port, _)| port).collect());
     let actives = section.or("actives", 1, |value| read::integer(value, 1..=16_u8, "a number of members"), faults);
     let hedge = |value: &Value| read::duration(value, Duration::ZERO..=10 * SECOND);
     let hedge = section.or("hedge", Duration::from_millis(5), hedge, faults);
@@ -94,7 +89,7 @@ fn vip(position: usize, node: &Node, cluster: Option<&str>, faults: &mut Faults)
         // Without the cluster's name there is a fault already, and no MAC to derive.
         None => auto_mac(cluster?, network.address),
     };
-    Some(Vip {
+    let vip = Vip {
         address: network.address,
         prefix: network.prefix,
         gateway: gateway?,
@@ -105,7 +100,8 @@ fn vip(position: usize, node: &Node, cluster: Option<&str>, faults: &mut Faults)
         rebalance: rebalance?,
         orphans_after: orphans_after?,
         health: health?,
-    })
+    };
+    Some(Placed { vip, address_line: section.line("address"), mac_line: section.line("mac") })
 }
 
 fn gateway(section: &Section, network: Option<Network>, faults: &mut Faults) -> Option<Option<std::net::Ipv4Addr>> {
@@ -131,19 +127,6 @@ fn gateway(section: &Section, network: Option<Network>, faults: &mut Faults) -> 
         return None;
     }
     section.optional("gateway", read, faults)
-}
-
-fn ports(value: &Value) -> Result<Vec<u16>, Wrong> {
-    const EXPECTED: &str = "a list of TCP ports such as [80, 443]; leave the key out for all ports";
-    let Value::List(items) = value else {
-        return Err(Wrong::new(format!("{value} is not a list"), EXPECTED));
-    };
-    let mut ports = items.iter().map(|item| read::port(&item.value)).collect::<Result<Vec<u16>, Wrong>>()?;
-    ports.sort_unstable();
-    if let Some(twice) = ports.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Wrong::new(format!("{} stands twice", twice[0]), "each port once"));
-    }
-    if ports.is_empty() { Err(Wrong::new("the list is empty", EXPECTED)) } else { Ok(ports) }
 }
 
 fn rebalance(vip: &Section, faults: &mut Faults) -> Option<Option<Rebalance>> {

@@ -11,13 +11,25 @@ pub(super) struct ListeningClock {
     listened: Duration,
     last: Time,
     hearing: bool,
-    /// After a pause nobody is declared dead before this: the inbox is read first.
+    /// After a pause nobody is declared dead or replaced before this: the inbox is read first, and what it holds is
+    /// as old as the pause is long.
     listen_until: Duration,
+    /// Since when one pause follows another. It ends: who is always late must notice a death too.
+    late_since: Option<Duration>,
 }
+
+/// How many heartbeats of listening one pause after another may put off a judgement.
+const PUT_OFF_MAX: u32 = 3;
 
 impl ListeningClock {
     pub(super) fn new(now: Time) -> ListeningClock {
-        ListeningClock { listened: Duration::ZERO, last: now, hearing: true, listen_until: Duration::ZERO }
+        ListeningClock {
+            listened: Duration::ZERO,
+            last: now,
+            hearing: true,
+            listen_until: Duration::ZERO,
+            late_since: None,
+        }
     }
 
     /// Goes on to `now`; returns how long this member was away, if it was.
@@ -31,16 +43,20 @@ impl ListeningClock {
         // notices a death, only later.
         self.listened += gap.min(heartbeat);
         if gap <= heartbeat * 3 / 2 {
+            if self.listened >= self.listen_until {
+                self.late_since = None;
+            }
             return None;
         }
-        self.listen_until = self.listened + heartbeat / 2;
+        let since = *self.late_since.get_or_insert(self.listened);
+        self.listen_until = (self.listened + heartbeat).min(since + heartbeat * PUT_OFF_MAX);
         Some(gap)
     }
 
     /// Whether workers poll: while they do not, the clock stands still.
     pub(super) fn set_hearing(&mut self, hearing: bool, heartbeat: Duration) {
         if hearing && !self.hearing {
-            self.listen_until = self.listened + heartbeat / 2;
+            self.listen_until = self.listened + heartbeat;
         }
         self.hearing = hearing;
     }
@@ -49,7 +65,7 @@ impl ListeningClock {
         self.listened
     }
 
-    /// Whether silence may be judged now.
+    /// Whether silence may be judged and acted on now.
     pub(super) fn may_judge(&self) -> bool {
         self.hearing && self.listened >= self.listen_until
     }

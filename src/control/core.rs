@@ -123,17 +123,18 @@ pub(super) enum Discovery {
     /// Not ready yet.
     Waiting,
     Until(Duration),
-    Done,
+    /// Since then.
+    Done(Duration),
 }
 
 /// The way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leaving {
     No,
-    /// Roles are handed over, until this time of the listening clock at most.
+    /// Roles are handed over, until then at most.
     HandingOver {
         returning: bool,
-        until: Duration,
+        until: Time,
     },
     /// Nothing is left but to say so.
     Goodbye {
@@ -184,7 +185,10 @@ impl Control {
         }
         let mut changed = self.take(event, now, &mut reports);
         if self.clock.may_judge() {
-            changed |= self.membership.expire(self.clock.listened(), &mut reports);
+            let judged = self.membership.expire(self.clock.listened(), &mut reports);
+            changed |= judged.changed;
+            // Whoever does not hear it any more either, but us, waits for our word.
+            self.urgent |= judged.died;
         }
         changed |= self.look_for_rivals(&mut reports);
         changed |= self.discover();
@@ -209,7 +213,7 @@ impl Control {
             _ => None,
         };
         let leaving = match self.leaving {
-            Leaving::HandingOver { until, .. } => Some(self.clock.when(until)),
+            Leaving::HandingOver { until, .. } => Some(until),
             _ => None,
         };
         let timers = [judged, listening, leaving, self.next_role_timer()];
@@ -218,7 +222,6 @@ impl Control {
 
     /// Takes an event in. Returns whether roles have to be looked at.
     fn take(&mut self, event: Event<'_>, now: Time, reports: &mut Vec<Report>) -> bool {
-        let at = self.clock.listened();
         match event {
             Event::Frame(frame) => return self.take_frame(frame, now, reports),
             Event::Tick => return true,
@@ -241,7 +244,7 @@ impl Control {
             }
             Event::Leave { returning } => {
                 if self.leaving == Leaving::No {
-                    let until = at + self.settings.heartbeat * self.settings.missed.saturating_add(5);
+                    let until = now + self.settings.heartbeat * self.settings.missed.saturating_add(5);
                     self.leaving = Leaving::HandingOver { returning, until };
                     self.urgent = true;
                 }
@@ -317,7 +320,17 @@ impl Control {
 
     /// Whether this member may take part: it has listened to the others, and nobody else has its name.
     pub(super) fn has_settled(&self) -> bool {
-        self.discovery == Discovery::Done && !self.yielding
+        matches!(self.discovery, Discovery::Done(_)) && !self.yielding
+    }
+
+    /// When this member may propose. Members that start together end their discovery together; only a heartbeat later
+    /// do they know that of each other.
+    pub(super) fn proposes_from(&self) -> Option<Duration> {
+        match self.discovery {
+            Discovery::Done(at) if self.membership.live().next().is_some() => Some(at + self.settings.heartbeat),
+            Discovery::Done(at) => Some(at),
+            _ => None,
+        }
     }
 
     fn start_discovery(&self) -> Discovery {
@@ -328,7 +341,7 @@ impl Control {
     fn discover(&mut self) -> bool {
         match self.discovery {
             Discovery::Until(until) if self.clock.listened() >= until => {
-                self.discovery = Discovery::Done;
+                self.discovery = Discovery::Done(self.clock.listened());
                 self.urgent = true;
                 true
             }
@@ -358,7 +371,7 @@ impl Control {
     /// Goes on leaving: goodbye once nothing is left to hand over, or nobody takes it.
     fn leave(&mut self, now: Time, actions: &mut Vec<Action>) {
         if let Leaving::HandingOver { returning, until } = self.leaving {
-            if self.clock.listened() < until && self.may_hand_over() {
+            if now < until && self.may_hand_over() {
                 return;
             }
             self.leaving = Leaving::Goodbye { returning, left: GOODBYES, next: now };
@@ -417,9 +430,13 @@ impl Control {
         };
         let vip = |vip: &Vip| VipBeat {
             address: vip.settings.address,
-            flags: vip_flags::HEALTHY * u8::from(vip.healthy == Some(true))
-                | vip_flags::DRAINING * u8::from(vip.draining)
-                | vip_flags::SERVING * u8::from(vip.role.active),
+            flags: [
+                (vip_flags::HEALTHY, vip.healthy == Some(true)),
+                (vip_flags::DRAINING, vip.draining),
+                (vip_flags::SERVING, vip.role.active),
+            ]
+            .into_iter()
+            .fold(0, |flags, (flag, on)| if on { flags | flag } else { flags }),
             rank: if vip.role.active { vip.role.rank } else { NO_RANK },
             assignment: vip.assignment.clone(),
         };
@@ -431,18 +448,21 @@ impl Control {
     }
 
     fn flags(&self) -> u16 {
-        let leaving = match self.leaving {
-            Leaving::No => 0,
-            Leaving::HandingOver { returning, .. } => flags::LEAVING | flags::RETURNING * u16::from(returning),
-            Leaving::Goodbye { returning, .. } => {
-                flags::LEAVING | flags::GOODBYE | flags::RETURNING * u16::from(returning)
-            }
-            Leaving::Gone => 0,
+        let (leaving, goodbye, returning) = match self.leaving {
+            Leaving::No | Leaving::Gone => (false, false, false),
+            Leaving::HandingOver { returning, .. } => (true, false, returning),
+            Leaving::Goodbye { returning, .. } => (true, true, returning),
         };
-        leaving
-            | flags::READY * u16::from(self.ready)
-            | flags::SETTLED * u16::from(self.has_settled())
-            | flags::DRAINING * u16::from(self.draining)
-            | flags::YIELDING * u16::from(self.yielding)
+        [
+            (flags::READY, self.ready),
+            (flags::SETTLED, self.has_settled()),
+            (flags::DRAINING, self.draining),
+            (flags::LEAVING, leaving),
+            (flags::GOODBYE, goodbye),
+            (flags::RETURNING, returning),
+            (flags::YIELDING, self.yielding),
+        ]
+        .into_iter()
+        .fold(0, |flags, (flag, on)| if on { flags | flag } else { flags })
     }
 }

@@ -131,7 +131,7 @@ impl Election<'_> {
             .filter(|standing| standing.presence == Presence::Direct && standing.eligible && standing.steady)
             .collect();
         // Equal metrics: the n-th VIP prefers the n-th member, so that VIPs spread.
-        fresh.sort_by(|a, b| a.name.cmp(&b.name));
+        fresh.sort_by_key(|standing| standing.name);
         if !fresh.is_empty() {
             let places = fresh.len();
             fresh.rotate_left(self.ordinal % places);

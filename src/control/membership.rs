@@ -50,7 +50,7 @@ pub(super) struct Heard {
     pub obeyed: Option<usize>,
     /// Something the election looks at.
     pub changed: bool,
-    /// A run that waits for our echo.
+    /// A run that waits for our echo, or for what we hold.
     pub greet: bool,
     /// Not obeyed, and why.
     pub refused: Option<Refusal>,
@@ -206,11 +206,8 @@ impl Membership {
         }
         self.note(place, reports);
         let ended = self.end_by_word(place, reports);
-        Heard {
-            obeyed: Some(place).filter(|_| !ended.yielded),
-            changed: changed || returned || ended.any,
-            ..Heard::NOTHING
-        }
+        let changed = changed || returned || ended.any;
+        Heard { obeyed: Some(place).filter(|_| !ended.yielded), changed, greet: !lives, refused: None }
     }
 
     /// A run that is not the believed one of its name.
@@ -219,11 +216,15 @@ impl Membership {
         let peer = &mut self.peers[place];
         let (index, greet) = Run::find_or_insert(&mut peer.candidates, &beat, at, CANDIDATES_MAX);
         let run = &mut peer.candidates[index];
-        if run.window.accept(beat.header.sequence) != Freshness::Newest {
+        let freshness = run.window.accept(beat.header.sequence);
+        if freshness == Freshness::Replayed {
             return Heard::refused(Refusal::Replayed);
         }
-        run.heard = at;
-        run.challenge = beat.header.challenge;
+        let newest = freshness == Freshness::Newest;
+        if newest {
+            run.heard = at;
+            run.challenge = beat.header.challenge;
+        }
         if beat.header.has(flags::YIELDING) {
             return Heard { greet, ..Heard::refused(Refusal::DuplicateName) };
         }
@@ -258,6 +259,10 @@ impl Membership {
             run.pending += u64::from(refused.is_none());
             return Heard { greet, refused, ..Heard::NOTHING };
         }
+        if !newest {
+            run.pending += 1;
+            return Heard { greet, ..Heard::NOTHING };
+        }
         let mut run = peer.candidates.swap_remove(index);
         self.counters.accepted += run.pending + 1;
         run.pending = 0;
@@ -269,7 +274,7 @@ impl Membership {
         (peer.told_drift, peer.told_boot) = (false, false);
         self.note(place, reports);
         let ended = self.end_by_word(place, reports);
-        Heard { obeyed: Some(place).filter(|_| !ended.yielded), changed: true, greet, refused: None }
+        Heard { obeyed: Some(place).filter(|_| !ended.yielded), changed: true, greet: true, refused: None }
     }
 
     /// Ends the believed run of a peer that says goodbye, or that stands back for another of its name.
@@ -319,17 +324,23 @@ impl Membership {
         let was_outranked = self.outranked(at, settled).is_some();
         let (index, greet) = Run::find_or_insert(&mut self.rivals, &beat, at, CANDIDATES_MAX);
         let run = &mut self.rivals[index];
-        if run.window.accept(beat.header.sequence) != Freshness::Newest {
+        let freshness = run.window.accept(beat.header.sequence);
+        if freshness == Freshness::Replayed {
             return Heard::refused(Refusal::Replayed);
         }
-        run.heard = at;
-        run.challenge = beat.header.challenge;
+        let newest = freshness == Freshness::Newest;
+        if newest {
+            run.heard = at;
+            run.challenge = beat.header.challenge;
+        }
         let answers = beat.echoes.iter().any(|echo| {
             echo.nonce == self.me.nonce && echo.id == self.id && (run.duplicate || echo.challenge == self.challenge)
         });
         let refused = if answers {
             run.duplicate = true;
-            run.take(beat, at, &self.addresses);
+            if newest {
+                run.take(beat, at, &self.addresses);
+            }
             Some(Refusal::DuplicateName)
         } else if beat.header.incarnation < self.me.incarnation {
             Some(Refusal::OldIncarnation)
@@ -367,12 +378,14 @@ impl Membership {
         self.settings.detection() + 2 * self.settings.heartbeat
     }
 
-    /// Judges silence at `at`. Returns whether anybody's state changed.
-    pub fn expire(&mut self, at: Duration, reports: &mut Vec<Report>) -> bool {
+    /// Judges silence at `at`.
+    pub fn expire(&mut self, at: Duration, reports: &mut Vec<Report>) -> Judged {
         let grace = self.grace();
-        let mut changed = false;
+        let mut judged = Judged::default();
         for peer in &mut self.peers {
-            changed |= peer.judge(at, &self.settings, &mut self.challenge, reports);
+            let changed = peer.judge(at, &self.settings, &mut self.challenge, reports);
+            judged.changed |= changed;
+            judged.died |= changed && peer.state == PeerState::Dead;
             let lives = peer.state.lives();
             for run in &mut peer.candidates {
                 let why = if lives { Refusal::DuplicateName } else { Refusal::Replayed };
@@ -389,7 +402,7 @@ impl Membership {
         if self.rivals.len() != rivals {
             self.challenge = self.challenge.wrapping_add(1);
         }
-        changed
+        judged
     }
 
     /// The next time at which [`Membership::expire`] has something to judge.
@@ -415,6 +428,15 @@ impl Membership {
         echoes.truncate(ECHOES_MAX);
         echoes
     }
+}
+
+/// What [`Membership::expire`] found.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Judged {
+    /// Somebody's state changed.
+    pub changed: bool,
+    /// Somebody died.
+    pub died: bool,
 }
 
 /// What [`Membership::end_by_word`] did.

@@ -9,7 +9,7 @@
 //!       → assignment (the greatest wins) → election (does it need a change, and is that my business) → roles, heartbeats
 //! ```
 //!
-//! `docs/election.md` tells the protocol and its reasons.
+//! `docs/election.md` tells the protocol and its reasons. [`socket`] and [`protocol`] carry what commands ask for.
 
 pub mod assignment;
 pub mod auth;
@@ -19,11 +19,17 @@ mod election;
 pub mod heartbeat;
 pub mod member;
 mod membership;
+pub mod probes;
+pub mod protocol;
 mod report;
 mod roles;
 mod settings;
+pub mod socket;
 #[cfg(test)]
 mod tests;
+pub mod thread;
+pub mod truth;
+mod view;
 
 pub use self::core::{Action, Control, Event};
 pub use member::{Identity, MemberId, Name};

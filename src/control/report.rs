@@ -277,8 +277,8 @@ pub struct VipView {
     pub draining: bool,
     /// The role is given to another member, which has not yet said that it serves.
     pub handing_over: bool,
-    /// The assignment's members all say that they serve: a handover is complete.
-    pub confirmed: bool,
+    /// The assignment's members all say that they serve, and nobody else does: a handover is over.
+    pub complete: bool,
 }
 
 /// One peer, as this member sees it.

@@ -124,14 +124,15 @@ impl Control {
         self.vips.iter_mut().for_each(|vip| vip.better = None);
     }
 
-    /// Proposes a change where the assignment needs one and it is our turn. Returns whether it needs none.
+    /// Proposes a change where the assignment needs one and it is our turn. Returns whether it needs none any more.
     fn reconcile(&mut self, index: usize, now: Time, actions: &mut Vec<Action>) -> bool {
         let roster = self.roster(index);
         let election = self.election(index, &roster);
         let need = election.need();
         let challenge = if need == Need::Nothing { self.rebalance(index, &election) } else { None };
-        let (at, settled, heartbeat, detection) =
-            (self.clock.listened(), self.has_settled(), self.settings.heartbeat, self.settings.detection());
+        let (at, heartbeat, detection) = (self.clock.listened(), self.settings.heartbeat, self.settings.detection());
+        let settled = !self.yielding && self.proposes_from().is_some_and(|from| at >= from);
+        let may_propose = settled && self.clock.may_judge();
         let vip = &mut self.vips[index];
         match need {
             Need::Nothing => {
@@ -146,7 +147,7 @@ impl Control {
                         && at >= since + rebalance.hold
                     {
                         self.propose(index, actives, now);
-                        return false;
+                        return true;
                     }
                 }
                 vip.healthy.is_some()
@@ -165,11 +166,12 @@ impl Control {
                 // overruled waits as long as it takes to notice a death.
                 let overruled = vip.assignment.proposer != self.me && absence;
                 let held_off = overruled && vip.claimed.is_some_and(|claimed| at < claimed + detection);
-                if settled && !held_off && at >= needed + heartbeat * turn {
+                if may_propose && !held_off && at >= needed + heartbeat * turn {
                     if absence {
                         vip.claimed = Some(at);
                     }
                     self.propose(index, actives, now);
+                    return true;
                 }
                 false
             }
@@ -283,8 +285,8 @@ impl Control {
         let at = self.clock.listened();
         let timers = self.vips.iter().flat_map(|vip| {
             let turn = vip.needed.map(|needed| {
-                let turns = at.saturating_sub(needed).as_nanos() / heartbeat.as_nanos().max(1);
-                needed + heartbeat * (turns as u32 + 1)
+                let into_turn = at.saturating_sub(needed).as_nanos() % heartbeat.as_nanos().max(1);
+                at + heartbeat - Duration::from_nanos(into_turn as u64)
             });
             let held_off = vip.needed.and(vip.claimed).map(|claimed| claimed + detection);
             let compare = vip.settings.rebalance.as_ref().filter(|_| vip.role.primary()).map(|_| vip.compare);
@@ -293,7 +295,9 @@ impl Control {
             let refusal = refusal.map(|changed| changed + NO_REFUSAL_FOR).filter(|&time| time > self.clock.when(at));
             listened.map(|time| self.clock.when(time)).chain(refusal)
         });
-        timers.min()
+        let proposes = self.proposes_from().filter(|&from| from > at).map(|from| self.clock.when(from));
+        let listens = (!self.clock.may_judge()).then(|| self.clock.when_judged(at));
+        timers.chain(proposes).chain(listens).filter(|&time| time > self.clock.when(at)).min()
     }
 
     fn election<'a>(&'a self, index: usize, roster: &'a [Standing]) -> Election<'a> {
@@ -365,6 +369,16 @@ impl Control {
             let beat = run.and_then(|run: &Run| run.vips.get(index)).and_then(Option::as_ref);
             beat.is_some_and(|beat| beat.has(vip_flags::SERVING) && beat.assignment >= *assignment)
         })
+    }
+
+    /// Whether the members that say that they serve are those of the assignment: a handover is over.
+    pub(super) fn is_complete(&self, index: usize) -> bool {
+        let assignment = &self.vips[index].assignment;
+        self.is_confirmed(index)
+            && self.membership.live().all(|(peer, run)| {
+                let beat = run.vips.get(index).and_then(Option::as_ref);
+                !beat.is_some_and(|beat| beat.has(vip_flags::SERVING)) || assignment.actives.contains(&peer.name.id())
+            })
     }
 
     fn others_serve(&self, index: usize) -> bool {

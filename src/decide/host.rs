@@ -37,6 +37,7 @@ impl Decider<'_> {
                 self.established.remove(entry);
                 Verdict::Drop(DropReason::StrayReset)
             }
+            Some(_) if flags.rst() => Verdict::ResetToWire(*tuple),
             Some(_) if !flags.syn() => Verdict::ToWire,
             _ if flags.rst() => self.refusal(tuple, hash, segment),
             None if self.is_of_half_open(tuple, hash, segment) => Verdict::ToWire,

@@ -28,8 +28,8 @@ impl Decider<'_> {
     fn rarely(&self, class: &Class<'_>, hash: Hash) -> Verdict {
         match class {
             Class::Heartbeat => Verdict::ToControl,
-            Class::ArpRequest(vip) if self.role(*vip).active => Verdict::AnswerArp(*vip),
-            Class::ArpRequest(_) => Verdict::Drop(DropReason::ArpPassive),
+            // Every member answers, and all say the same: whoever asks is answered while any of them lives.
+            Class::ArpRequest(vip) => Verdict::AnswerArp(*vip),
             Class::ArpReply => Verdict::ToHost,
             Class::Echo(vip) if self.role(*vip).primary() => Verdict::AnswerEcho,
             Class::Echo(_) => Verdict::Drop(DropReason::EchoPassive),

@@ -19,12 +19,14 @@
 mod af_packet;
 mod buffer;
 mod devices;
+mod interface;
 mod memory;
 mod queue;
 mod signal;
 mod worker;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use capsule_ffi as ffi;
@@ -111,8 +113,9 @@ pub struct Runtime {
     control_core: usize,
     ports: devices::Ports,
     signals: signal::Signals,
-    // Keeps the wire's interface promiscuous for as long as this process lives.
-    _promiscuous: Option<af_packet::Promiscuous>,
+    // Dropped last: what the ports need of the kernel's interfaces lasts as long as they do.
+    _wire: Option<interface::WireInterface>,
+    _claims: Vec<interface::Claim>,
 }
 
 impl Runtime {
@@ -136,17 +139,20 @@ impl Runtime {
             return Err(Error::AlreadyUsed);
         }
         let signals = signal::Signals::catch()?;
-        let promiscuous = ports.wire_interface.as_deref().map(af_packet::Promiscuous::enter).transpose()?;
+        let taken = [&ports.wire.interface, &ports.host.interface, &ports.tap].into_iter().flatten();
+        let claims = taken.map(|name| interface::Claim::stake(name)).collect::<Result<_, _>>()?;
+        let wire = ports.wire.interface.as_deref().map(interface::WireInterface::prepare).transpose()?;
         let real_time = signal::RealTimeSignals::hide();
         let capsule = capsule::Runtime::build(config)
             .map_err(|reason| Error::Dpdk { doing: "setting DPDK up", reason: format!("{reason:#}") })?;
         drop(real_time);
-        if let Some(interface) = &ports.wire_interface {
+        for interface in [&ports.wire.interface, &ports.host.interface].into_iter().flatten() {
             af_packet::ignore_outgoing(interface)?;
         }
-        let wire_mac = queue::mac(queue::port_id(&ports.wire.device)?)?;
-        if ports.host_takes_mac {
-            queue::set_mac(queue::port_id(&ports.host.device)?, wire_mac)?;
+        memory::remove_runtime_directory();
+        let wire_mac = queue::mac(queue::port_id(&ports.wire)?)?;
+        if ports.tap.is_some() {
+            queue::set_mac(queue::port_id(&ports.host)?, wire_mac)?;
         }
         let facts = Facts { wire_mac, huge_pages: memory.huge_pages, buffers: memory::pools().map(memory::size).sum() };
         Ok(Runtime {
@@ -156,7 +162,8 @@ impl Runtime {
             control_core: setup.control_core,
             ports,
             signals,
-            _promiscuous: promiscuous,
+            _wire: wire,
+            _claims: claims,
         })
     }
 
@@ -185,12 +192,13 @@ impl Runtime {
     pub fn run<W, M, S>(mut self, make: M, on_signal: S) -> Result<Finished, Error>
     where
         W: Turn + 'static,
-        M: Fn(WorkerPorts) -> W + Clone + Send + Sync + 'static,
+        M: Fn(WorkerPorts) -> W + Send + Sync + 'static,
         S: Fn(Signal) -> ControlFlow<()> + 'static,
     {
         let failed = |doing| move |reason: anyhow::Error| Error::Dpdk { doing, reason: format!("{reason:#}") };
-        let wire = queue::port_id(&self.ports.wire.device)?;
-        let host = queue::port_id(&self.ports.host.device)?;
+        let wire = queue::port_id(&self.ports.wire)?;
+        let host = queue::port_id(&self.ports.host)?;
+        let make = Arc::new(make);
         for (index, &core) in self.workers.iter().enumerate() {
             let make = make.clone();
             let pool = memory::pool_of_core(core)?;

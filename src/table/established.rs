@@ -25,6 +25,9 @@ const CAPACITY_MAX: usize = 2_000_000_000;
 /// so many buckets full are below 10⁻⁹ (Chernoff bound of a Poisson distribution); it is then refused.
 const REACH: usize = 48;
 
+/// How many VIPs are counted: all. Loom follows each atomic at each step, so there two must do.
+const COUNTS: usize = if cfg!(loom) { 2 } else { MAX_VIPS };
+
 /// Five slots and what is known of the entries that did not fit: one cache line.
 ///
 /// A slot is a key ([`Tuple::key`]) and a word ([`Word`]). `passed`: four counts of 8 bits; count `c` says how many
@@ -49,6 +52,18 @@ pub struct Full;
 /// Where a [`scan`](Established::scan) has got to. The default is the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor(usize);
+
+impl Cursor {
+    /// At a slot, as [`Cursor::slot`] told.
+    pub fn at(slot: usize) -> Cursor {
+        Cursor(slot)
+    }
+
+    /// The slot that the next scan begins at.
+    pub fn slot(self) -> usize {
+        self.0
+    }
+}
 
 /// The table of established connections.
 pub struct Established {
@@ -75,7 +90,7 @@ impl Established {
             hasher,
             capacity: capacity as u64,
             len: CachePadded::default(),
-            len_of: (0..MAX_VIPS).map(|_| CachePadded::default()).collect(),
+            len_of: (0..COUNTS).map(|_| CachePadded::default()).collect(),
         })
     }
 
@@ -90,7 +105,8 @@ impl Established {
         self.hasher.hash(tuple)
     }
 
-    /// Asks the CPU for the line that [`find`](Established::find) will read.
+    /// Asks the CPU for the line that [`find`](Established::find) will read. Best right after each hash, so that memory
+    /// is at work while the next is computed.
     #[inline]
     pub fn prefetch(&self, hash: Hash) {
         prefetch(&self.buckets[self.home(hash)]);
@@ -102,12 +118,38 @@ impl Established {
         self.probe(tuple, hash).next()
     }
 
+    /// [`find`](Established::find) for a burst, `found[i]` for `tuples[i]`: best called some time after
+    /// [`prefetch`](Established::prefetch) for each. Whether a tuple is found makes no difference to the way through
+    /// the code, so a mix of hits and misses mispredicts nothing. The few that need a second look, mostly at a second
+    /// line, get it at the end, when that line has come too.
+    #[inline]
+    pub fn find_many(&self, tuples: &[Tuple], hashes: &[Hash], found: &mut [Option<Entry>]) {
+        let bursts = tuples.chunks(64).zip(hashes.chunks(64)).zip(found.chunks_mut(64));
+        for ((tuples, hashes), found) in bursts {
+            let mut again = 0u64;
+            for (index, ((tuple, hash), found)) in tuples.iter().zip(hashes).zip(&mut *found).enumerate() {
+                let home = self.home(*hash);
+                let (slot, word, look_again) = self.buckets[home].first_look(tuple, *hash);
+                *found = word.map(|word| Entry { slot: (home * SLOTS + slot) as u32, word });
+                if look_again {
+                    prefetch(&self.buckets[self.after(home)]);
+                    again |= 1 << index;
+                }
+            }
+            while again != 0 {
+                let index = again.trailing_zeros() as usize;
+                again &= again - 1;
+                found[index] = self.find(&tuples[index], hashes[index]);
+            }
+        }
+    }
+
     /// Enters a connection, or, if it is there already, confirms it in place: a new generation, no SYN seen.
     ///
     /// Two callers may enter one tuple at the same time. Then both may lie in the table for a moment, but each looks
     /// for the other after it has entered its own, and a fence between the two steps has at least one of them see
-    /// both; who does removes the one further from home. So when both have returned there is one, and it is the one
-    /// that `find`, which goes the same way, returned all along.
+    /// both; who does removes the one nearer to home. So when both have returned there is one. The one further on stays
+    /// because look-ups go the same way: who finds the nearer one gone comes to the other later.
     ///
     /// # Errors
     /// As many connections as the table was made for.
@@ -121,15 +163,9 @@ impl Established {
                     // SeqCst: the Dekker pattern (see above). Whichever of two fences comes second, what was
                     // published before the first is seen after the second.
                     fence(Ordering::SeqCst);
-                    match self.probe(tuple, hash).next() {
-                        Some(first) if first.slot == new.slot => {
-                            self.remove_all_but_first(tuple, hash);
-                            return Ok(new);
-                        }
-                        Some(first) => {
-                            self.remove_all_but_first(tuple, hash);
-                            first
-                        }
+                    match self.remove_all_but_last(tuple, hash) {
+                        Some(last) if last.slot == new.slot => return Ok(new),
+                        Some(last) => last,
                         None => continue,
                     }
                 }
@@ -238,6 +274,24 @@ impl Established {
         end == all
     }
 
+    /// The sum of all counts of entries that passed over a bucket.
+    #[cfg(test)]
+    pub(super) fn passed(&self) -> usize {
+        let counts = self.buckets.iter().flat_map(|bucket| bucket.passed.load(Ordering::Relaxed).to_le_bytes());
+        counts.map(usize::from).sum()
+    }
+
+    /// How many cache lines `find` reads.
+    #[cfg(test)]
+    pub(super) fn lines(&self, tuple: &Tuple) -> usize {
+        let hash = self.hash(tuple);
+        let end = self.find(tuple, hash).map(|entry| entry.slot as usize / SLOTS);
+        let way = std::iter::successors(Some(self.home(hash)), |index| {
+            (Some(*index) != end && self.buckets[*index].is_passed(hash)).then(|| self.after(*index))
+        });
+        way.count()
+    }
+
     /// The bucket where a look-up starts.
     #[inline]
     fn home(&self, hash: Hash) -> usize {
@@ -259,15 +313,9 @@ impl Established {
     /// The tuple's entries in the order of the way from its home: at most one, but while two threads enter it.
     #[inline]
     fn probe(&self, tuple: &Tuple, hash: Hash) -> Probe<'_> {
-        Probe {
-            table: self,
-            key: tuple.key(),
-            vip: tuple.vip,
-            hash,
-            bucket: self.home(hash),
-            from: 0,
-            left: REACH.min(self.buckets.len()),
-        }
+        let (key, bucket) = (tuple.key(), self.home(hash));
+        let candidates = self.buckets[bucket].candidates(key);
+        Probe { table: self, key, vip: tuple.vip, hash, bucket, candidates, left: REACH.min(self.buckets.len()) }
     }
 
     /// Enters a tuple that was not found, in the first free slot on its way.
@@ -309,11 +357,16 @@ impl Established {
         }
     }
 
-    /// Leaves only the tuple's first entry.
-    fn remove_all_but_first(&self, tuple: &Tuple, hash: Hash) {
-        // A removal that fails means the entry has changed: look again.
-        while let Some(entry) = self.probe(tuple, hash).nth(1) {
-            self.remove(entry);
+    /// Leaves only the tuple's last entry on the way, and returns it.
+    fn remove_all_but_last(&self, tuple: &Tuple, hash: Hash) -> Option<Entry> {
+        loop {
+            let mut entries = self.probe(tuple, hash);
+            let first = entries.next()?;
+            if entries.next().is_none() {
+                return Some(first);
+            }
+            // If it fails, the entry has changed: look again.
+            self.remove(first);
         }
     }
 
@@ -344,18 +397,51 @@ impl Established {
 }
 
 impl Bucket {
+    /// The slots that have this key, as bits: a first look, without a branch that depends on where it is.
+    #[inline]
+    fn candidates(&self, key: u64) -> u32 {
+        let mut candidates = 0;
+        for (slot, other) in self.keys.iter().enumerate() {
+            // Acquire: if the slot has changed hands, what its last owner's remover saw is seen in the slots after it.
+            candidates |= u32::from(other.load(Ordering::Acquire) == key) << slot;
+        }
+        candidates
+    }
+
+    /// A slot and, if the tuple's entry is there, its word; or whether a proper look is needed to tell: there may be
+    /// one elsewhere, or the slot is changing. Without a branch.
+    #[inline]
+    fn first_look(&self, tuple: &Tuple, hash: Hash) -> (usize, Option<Word>, bool) {
+        let key = tuple.key();
+        let candidates = self.candidates(key);
+        // With none, the last: its key will be another.
+        let slot = (candidates | 1 << (SLOTS - 1)).trailing_zeros() as usize;
+        // In this order, and Acquire, as in `read`.
+        let word = Word::from_bits(self.words[slot].load(Ordering::Acquire));
+        let same_key = self.keys[slot].load(Ordering::Acquire) == key;
+        let same_entry = word.same_entry(Word::from_bits(self.words[slot].load(Ordering::Acquire)));
+        let here = word.is_live() & same_key & same_entry & (word.vip() == tuple.vip);
+        (slot, here.then_some(word), !here & ((candidates != 0) | self.is_passed(hash)))
+    }
+
     /// A slot's key and word, if it holds an entry, and both of the same.
     #[inline]
     fn read(&self, slot: usize) -> Option<(u64, Word)> {
         // Acquire: the key is of this word's entry, or of one that came later.
-        let word = Word::from_bits(self.words[slot].load(Ordering::Acquire));
-        if !word.is_live() {
-            return None;
+        let mut word = Word::from_bits(self.words[slot].load(Ordering::Acquire));
+        while word.is_live() {
+            // Acquire: if it is of one that came later, the word below is no longer ours.
+            let key = self.keys[slot].load(Ordering::Acquire);
+            // Acquire: as above; and if the entry is gone because its remover saw another of the same tuple (see
+            // `insert`), so do we.
+            let again = Word::from_bits(self.words[slot].load(Ordering::Acquire));
+            if word.same_entry(again) {
+                return Some((key, word));
+            }
+            // Confirmed at this very moment, perhaps: once more.
+            word = again;
         }
-        // Acquire: if it is of one that came later, the word below is no longer ours.
-        let key = self.keys[slot].load(Ordering::Acquire);
-        let again = Word::from_bits(self.words[slot].load(Ordering::Relaxed));
-        word.same_entry(again).then_some((key, word))
+        None
     }
 
     /// Takes a free slot: its number and the word that it had.
@@ -407,8 +493,8 @@ struct Probe<'a> {
     vip: VipIndex,
     hash: Hash,
     bucket: usize,
-    /// The first slot of the bucket that has not been looked at.
-    from: usize,
+    /// The slots of the bucket that have the key and were not looked at, as bits.
+    candidates: u32,
     /// Buckets left, this one included.
     left: usize,
 }
@@ -418,25 +504,26 @@ impl Iterator for Probe<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<Entry> {
-        while self.left != 0 {
+        loop {
             let bucket = &self.table.buckets[self.bucket];
-            for slot in self.from..SLOTS {
-                // Relaxed: a first look; `read` looks properly.
-                if bucket.keys[slot].load(Ordering::Relaxed) != self.key {
-                    continue;
-                }
-                if let Some((key, word)) = bucket.read(slot)
-                    && key == self.key
-                    && word.vip() == self.vip
-                {
-                    self.from = slot + 1;
-                    return Some(Entry { slot: (self.bucket * SLOTS + slot) as u32, word });
+            while self.candidates != 0 {
+                let slot = self.candidates.trailing_zeros() as usize;
+                self.candidates &= self.candidates - 1;
+                match bucket.read(slot) {
+                    Some((key, word)) if key == self.key && word.vip() == self.vip => {
+                        return Some(Entry { slot: (self.bucket * SLOTS + slot) as u32, word });
+                    }
+                    // Gone, or another VIP's. If its remover saw another entry of the tuple (see `insert`), so must we,
+                    // and the first look may have been too early.
+                    _ => self.candidates = bucket.candidates(self.key) & !1 << slot,
                 }
             }
-            self.from = 0;
-            self.left = if bucket.is_passed(self.hash) { self.left - 1 } else { 0 };
+            if self.left <= 1 || !bucket.is_passed(self.hash) {
+                return None;
+            }
+            self.left -= 1;
             self.bucket = self.table.after(self.bucket);
+            self.candidates = self.table.buckets[self.bucket].candidates(self.key);
         }
-        None
     }
 }

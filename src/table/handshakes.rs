@@ -1,5 +1,7 @@
 //! [`Handshakes`]: the SYNs of the last while, handed to our host or not, which a flood may overwrite.
 
+use std::time::Duration;
+
 use arrayvec::ArrayVec;
 
 use super::hash::Hash;
@@ -65,6 +67,14 @@ impl Identity {
     }
 }
 
+/// Where the record of a SYN is, or is to go.
+enum Place {
+    Known(Sighting),
+    /// Over what is in this slot.
+    Take(usize, Header),
+    AllBusy,
+}
+
 /// A record found in a bucket.
 #[derive(Clone, Copy)]
 struct Sighting {
@@ -82,7 +92,7 @@ impl Sighting {
             header: self.header,
             client_isn: (self.identity.rest >> 32) as u32,
             stage: self.header.stage()?,
-            age: std::time::Duration::from_millis(self.age.into()),
+            age: Duration::from_millis(self.age.into()),
             answers: self.answers.of(self.header),
         })
     }
@@ -112,6 +122,21 @@ impl Handshakes {
         prefetch(&self.headers[self.bucket(hash)]);
     }
 
+    /// Asks the CPU for the line that [`remember`](Handshakes::remember) will most likely write, or a call for a tuple
+    /// that has a record will read. Worth it some time after [`prefetch`](Handshakes::prefetch), as it needs that line.
+    #[inline]
+    pub fn prefetch_record(&self, hash: Hash, now: Time) {
+        let bucket = self.bucket(hash);
+        let candidates = self.headers[bucket].candidates(Header::tag(hash));
+        let slot = match candidates {
+            0 => self.oldest(hash, now).map(|(slot, _)| slot),
+            _ => Some(bucket * SLOTS + candidates.trailing_zeros() as usize),
+        };
+        if let Some(slot) = slot {
+            prefetch(&self.bodies[slot]);
+        }
+    }
+
     /// Remembers a SYN, or sees again one that is remembered. `admitted`: it goes to our host. A record that was merely
     /// [`Seen`](Stage::Seen) is then [`Admitted`](Stage::Admitted); at any other stage it stays.
     ///
@@ -119,42 +144,51 @@ impl Handshakes {
     /// else the oldest of them; a slot that is empty or out of date; the bucket's oldest.
     ///
     /// Two workers may remember one SYN at the same time. As in [`Established`](super::Established), each looks again
-    /// after a fence, and one record goes: the one that our host has not answered, else the one in the later slot.
+    /// after a fence, and one record goes: the one that our host has not answered, else the one in the
+    /// earlier slot, so that who finds it gone comes to the other later.
     pub fn remember(&self, tuple: &Tuple, hash: Hash, client_isn: u32, admitted: bool, now: Time) -> Remembered {
         let identity = Identity::new(tuple, client_isn);
         let stage = if admitted { Stage::Admitted } else { Stage::Seen };
         for _ in 0..ATTEMPTS {
-            let tag = Header::tag(hash);
-            if let Some(known) = self.sightings(hash, now).find(|sighting| sighting.identity == identity) {
-                if let Some(record) = self.see_again(known, admitted, now) {
-                    return Remembered::Known(record);
-                }
-                continue;
-            }
-            let Some((slot, victim)) = self.victim(hash, identity, now) else {
-                continue;
+            let (slot, victim) = match self.place(hash, identity, now) {
+                Place::Known(known) => match self.see_again(known, admitted, now) {
+                    Some(record) => return Remembered::Known(record),
+                    None => continue,
+                },
+                Place::Take(slot, victim) => (slot, victim),
+                Place::AllBusy => continue,
             };
-            let Some(header) = self.write(slot, victim, identity, tag, stage, now) else {
+            let Some(header) = self.write(slot, victim, identity, Header::tag(hash), stage, now) else {
                 continue;
             };
             // SeqCst: of two threads that publish the same and then look, at least one sees both.
             fence(Ordering::SeqCst);
             if self.stays(hash, slot, header, identity, now) {
-                let (client_isn, age) = (client_isn, std::time::Duration::ZERO);
-                let answers = ArrayVec::new();
-                return Remembered::New(Record { slot: slot as u32, header, client_isn, stage, age, answers });
+                let (slot, age, answers) = (slot as u32, Duration::ZERO, ArrayVec::new());
+                return Remembered::New(Record { slot, header, client_isn, stage, age, answers });
             }
         }
         Remembered::Crowded
     }
 
     /// The tuple's records, newest first.
+    #[inline]
     pub fn find(&self, tuple: &Tuple, hash: Hash, now: Time) -> ArrayVec<Record, RECORDS_PER_TUPLE> {
+        // Nearly every segment of a connection that is not ours ends here, after one line.
+        if self.headers[self.bucket(hash)].candidates(Header::tag(hash)) == 0 {
+            return ArrayVec::new();
+        }
+        self.find_among_candidates(tuple, hash, now)
+    }
+
+    fn find_among_candidates(&self, tuple: &Tuple, hash: Hash, now: Time) -> ArrayVec<Record, RECORDS_PER_TUPLE> {
         let identity = Identity::new(tuple, 0);
-        let mut found: ArrayVec<Sighting, SLOTS> =
-            self.sightings(hash, now).filter(|sighting| sighting.identity.same_tuple(identity)).collect();
+        let mut found = ArrayVec::<Sighting, SLOTS>::new();
+        found.extend(self.sightings(hash, now).filter(|sighting| sighting.identity.same_tuple(identity)));
         found.sort_unstable_by_key(|sighting| (sighting.age, sighting.slot));
-        found.iter().filter_map(Sighting::record).take(RECORDS_PER_TUPLE).collect()
+        let mut records = ArrayVec::new();
+        records.extend(found.iter().filter_map(Sighting::record).take(RECORDS_PER_TUPLE));
+        records
     }
 
     /// Records what our host answered to the SYN with this ISN, before that goes out; returns how far the handshake is.
@@ -230,18 +264,9 @@ impl Handshakes {
 
     /// The bucket's records with the hash's tag that are not out of date, in the order of slots.
     #[inline]
-    fn sightings(&self, hash: Hash, now: Time) -> impl Iterator<Item = Sighting> {
-        let first = self.bucket(hash) * SLOTS;
-        let tag = Header::tag(hash);
-        (first..first + SLOTS).filter_map(move |slot| {
-            let header = self.header(slot);
-            if !header.has_tag(tag) {
-                return None;
-            }
-            let age = header.age(now)?;
-            let (identity, answers) = self.read(slot, header)?;
-            Some(Sighting { slot, header, age, identity, answers })
-        })
+    fn sightings(&self, hash: Hash, now: Time) -> Sightings<'_> {
+        let (bucket, tag) = (self.bucket(hash), Header::tag(hash));
+        Sightings { ring: self, bucket, tag, now, candidates: self.headers[bucket].candidates(tag) }
     }
 
     /// The body of a slot if it is, as a whole, of this header's record.
@@ -253,24 +278,49 @@ impl Handshakes {
         // Acquire: if any word above is of a later record, the header below is of that record too (its writer has a
         // Release fence between making the header busy and the first word).
         fence(Ordering::Acquire);
-        let again = Header::from_bits(self.atomic(slot).load(Ordering::Relaxed));
+        // Acquire here too: if the record is gone, where its remover saw another of the same SYN, so do we.
+        let again = self.header(slot);
         header.same_record(again).then_some((identity, answers))
     }
 
-    /// Where a new record goes, and what is there; `None` if all are busy.
-    fn victim(&self, hash: Hash, identity: Identity, now: Time) -> Option<(usize, Header)> {
-        let mut own: ArrayVec<Sighting, SLOTS> =
-            self.sightings(hash, now).filter(|sighting| sighting.identity.same_tuple(identity)).collect();
-        if own.len() >= RECORDS_PER_TUPLE {
-            // The least goes: not answered before answered, then old before young.
-            own.sort_unstable_by_key(|sighting| (sighting.header.is_answered(), u32::MAX - sighting.age));
-            return own.first().map(|sighting| (sighting.slot, sighting.header));
+    /// Where the record of a SYN is, or is to go.
+    fn place(&self, hash: Hash, identity: Identity, now: Time) -> Place {
+        let (mut own, mut least) = (0, None);
+        for sighting in self.sightings(hash, now) {
+            if sighting.identity == identity {
+                return Place::Known(sighting);
+            }
+            if sighting.identity.same_tuple(identity) {
+                own += 1;
+                // The least: not answered before answered, then old before young.
+                let rank = (sighting.header.is_answered(), u32::MAX - sighting.age);
+                if least.is_none_or(|(_, _, least_rank)| rank < least_rank) {
+                    least = Some((sighting.slot, sighting.header, rank));
+                }
+            }
         }
+        match least {
+            Some((slot, header, _)) if own >= RECORDS_PER_TUPLE => Place::Take(slot, header),
+            _ => match self.oldest(hash, now) {
+                Some((slot, header)) => Place::Take(slot, header),
+                None => Place::AllBusy,
+            },
+        }
+    }
+
+    /// The bucket's first slot that is free or out of date, else its oldest; `None` if all are busy.
+    #[inline]
+    fn oldest(&self, hash: Hash, now: Time) -> Option<(usize, Header)> {
         let first = self.bucket(hash) * SLOTS;
-        (first..first + SLOTS)
-            .map(|slot| (slot, self.header(slot)))
-            .filter(|(_, header)| !header.is_busy())
-            .max_by_key(|(slot, header)| (header.age(now).unwrap_or(u32::MAX), usize::MAX - slot))
+        let mut oldest = None;
+        for slot in first..first + SLOTS {
+            let header = self.header(slot);
+            let age = header.age(now).unwrap_or(u32::MAX);
+            if !header.is_busy() && oldest.is_none_or(|(_, _, oldest_age)| age > oldest_age) {
+                oldest = Some((slot, header, age));
+            }
+        }
+        oldest.map(|(slot, header, _)| (slot, header))
     }
 
     /// Writes a record over `victim`; `None` if the slot has changed meanwhile.
@@ -303,33 +353,29 @@ impl Handshakes {
         Some(header)
     }
 
-    /// Settles with other records of the same SYN whether ours stays.
-    fn stays(&self, hash: Hash, slot: usize, mut header: Header, identity: Identity, now: Time) -> bool {
+    /// Settles with other records of the same SYN whether ours, just written, stays.
+    fn stays(&self, hash: Hash, slot: usize, written: Header, identity: Identity, now: Time) -> bool {
         loop {
             let other =
                 self.sightings(hash, now).find(|sighting| sighting.identity == identity && sighting.slot != slot);
-            let Some(other) = other else {
+            let ours = self.header(slot);
+            let Some(other) = other.filter(|_| written.same_record(ours)) else {
                 return true;
             };
-            let ours_goes = other.slot < slot || other.header.is_answered();
-            let (loser, expected) = if ours_goes { (slot, header) } else { (other.slot, other.header) };
-            // AcqRel: as any other end of a record.
-            let removed = self.atomic(loser).compare_exchange(
-                expected.bits(),
-                expected.empty().bits(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            );
-            match removed {
-                Ok(_) if ours_goes => return false,
-                Err(_) if ours_goes => {
-                    header = self.header(slot);
-                    // Our host has answered to ours already: it counts. Or it was overwritten: it was there.
-                    if header.is_answered() || header.stage().is_none() {
-                        return true;
-                    }
-                }
-                _ => {}
+            let ours_goes = match (ours.has_answer(), other.header.has_answer()) {
+                (false, false) => slot < other.slot,
+                (false, true) => true,
+                (true, false) => false,
+                // Answers to one SYN by two threads at once: both count.
+                (true, true) => return true,
+            };
+            let (loser, header) = if ours_goes { (slot, ours) } else { (other.slot, other.header) };
+            let empty = header.empty().bits();
+            // Release: who finds it gone sees the other, as we do. If it fails, it has changed: look again.
+            let gone =
+                self.atomic(loser).compare_exchange(header.bits(), empty, Ordering::Release, Ordering::Relaxed).is_ok();
+            if gone && ours_goes {
+                return false;
             }
         }
     }
@@ -357,6 +403,54 @@ impl Handshakes {
                 Err(_) => return None,
             }
         }
+    }
+}
+
+impl Headers {
+    /// The slots that have this tag, as bits: a first look, without a branch that depends on where they are.
+    #[inline]
+    fn candidates(&self, tag: u64) -> u32 {
+        let mut candidates = 0;
+        for (slot, header) in self.0.iter().enumerate() {
+            // Acquire: if a record is gone, what its remover saw is seen in the slots after it.
+            let header = Header::from_bits(header.load(Ordering::Acquire));
+            candidates |= u32::from(header.has_tag(tag)) << slot;
+        }
+        candidates
+    }
+}
+
+/// See [`Handshakes::sightings`].
+struct Sightings<'a> {
+    ring: &'a Handshakes,
+    bucket: usize,
+    tag: u64,
+    now: Time,
+    /// Slots that have the tag and were not looked at, as bits.
+    candidates: u32,
+}
+
+impl Iterator for Sightings<'_> {
+    type Item = Sighting;
+
+    #[inline]
+    fn next(&mut self) -> Option<Sighting> {
+        while self.candidates != 0 {
+            let within = self.candidates.trailing_zeros() as usize;
+            self.candidates &= self.candidates - 1;
+            let slot = self.bucket * SLOTS + within;
+            let header = self.ring.header(slot);
+            if header.has_tag(self.tag)
+                && let Some(age) = header.age(self.now)
+                && let Some((identity, answers)) = self.ring.read(slot, header)
+            {
+                return Some(Sighting { slot, header, age, identity, answers });
+            }
+            // Gone. If its remover saw another of the same SYN (see `remember`), so must we, and the first look may
+            // have been too early.
+            self.candidates = self.ring.headers[self.bucket].candidates(self.tag) & !1 << within;
+        }
+        None
     }
 }
 

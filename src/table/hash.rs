@@ -99,3 +99,85 @@ const fn round([mut v0, mut v1, mut v2, mut v3]: [u64; 4]) -> [u64; 4] {
     v2 = v2.rotate_left(32);
     [v0, v1, v2, v3]
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::hash::Hasher as _;
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+    use siphasher::sip::SipHasher13;
+
+    use super::*;
+
+    /// The tuple that has these bits.
+    fn tuple(key: u64, vip: u8) -> Tuple {
+        Tuple::from_key(key, vip)
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_siphash_1_3(key: [u8; 16], client: u32, client_port: u16, port: u16, vip: u8) {
+            let tuple = Tuple { client: Ipv4Addr::from_bits(client), client_port, port, vip };
+            prop_assert_eq!(tuple, Tuple::from_key(tuple.key(), vip));
+            let mut reference = SipHasher13::new_with_key(&key);
+            reference.write(&tuple.key().to_le_bytes());
+            reference.write(&[vip]);
+            prop_assert_eq!(Hasher::new(key).hash(&tuple).bits(), reference.finish());
+        }
+    }
+
+    #[test]
+    fn each_bit_of_a_tuple_flips_each_bit_of_the_hash_half_the_time() {
+        const SAMPLES: u32 = 4_096;
+        let hasher = Hasher::new(*b"avalanche of key");
+        let mut flips = [[0u32; 64]; 72];
+        for sample in 0..SAMPLES {
+            // Neighbours, as clients behind one subnet are.
+            let key = u64::from(sample) << 16 | 443;
+            let hash = hasher.hash(&tuple(key, 0)).bits();
+            for (bit, flips) in flips.iter_mut().enumerate() {
+                let other = if bit < 64 { tuple(key ^ 1 << bit, 0) } else { tuple(key, 1 << (bit - 64)) };
+                let changed = hash ^ hasher.hash(&other).bits();
+                flips.iter_mut().enumerate().for_each(|(out, count)| *count += (changed >> out & 1) as u32);
+            }
+        }
+        // Half of the samples, give or take five and a half standard deviations (of 4,608 counts).
+        let spread = 5.5 * f64::from(SAMPLES).sqrt() / 2.0;
+        for count in flips.as_flattened() {
+            assert!((f64::from(*count) - f64::from(SAMPLES) / 2.0).abs() < spread, "{count}");
+        }
+    }
+
+    #[test]
+    fn buckets_classes_and_tags_of_neighbouring_clients_are_evenly_taken() {
+        const CELLS: usize = 4_096;
+        const EACH: usize = 64;
+        let hasher = Hasher::new(*b"a spread of keys");
+        let pick: [fn(Hash) -> usize; 4] = [
+            |hash| hash.spread(CELLS),
+            |hash| hash.swapped().spread(CELLS),
+            |hash| hash.bits() as usize % 4 * CELLS / 4 + hash.spread(CELLS / 4),
+            |hash| (hash.bits() >> 40) as usize % 64 * CELLS / 64 + hash.swapped().spread(CELLS / 64),
+        ];
+        for pick in pick {
+            let mut taken = vec![0f64; CELLS];
+            for number in 0..CELLS * EACH {
+                // A few clients with many ports each.
+                taken[pick(hasher.hash(&tuple((number as u64) << 16 | 443, 0)))] += 1.0;
+            }
+            let chi_square: f64 = taken.iter().map(|count| (count - EACH as f64).powi(2) / EACH as f64).sum();
+            // Its mean is the degrees of freedom, its variance twice that; five standard deviations either way.
+            let freedom = (CELLS - 1) as f64;
+            assert!((chi_square - freedom).abs() < 5.0 * (2.0 * freedom).sqrt(), "{chi_square}");
+        }
+    }
+
+    #[test]
+    fn another_key_gives_another_hash() {
+        let tuple = tuple(1, 1);
+        assert_ne!(Hasher::new([0; 16]).hash(&tuple), Hasher::new([1; 16]).hash(&tuple));
+        assert_eq!(format!("{:?}", Hasher::new([7; 16])), "Hasher(…)");
+    }
+}

@@ -11,6 +11,9 @@ mod handshakes;
 mod hash;
 mod memory;
 mod record;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
 pub mod tuple;
 
 pub use entry::{Entry, State, TICK};

@@ -19,12 +19,22 @@ struct Counters {
     turns: AtomicU64,
 }
 
+/// Hands whole frames on; what the other port refuses is dropped and counted.
 struct Forwarder {
     ports: WorkerPorts,
     burst: Burst<MbufBuffer>,
     counters: Arc<Counters>,
     sleep: bool,
     panic_at: u64,
+    // Bursts are handed on as they come, as dpdk-testpmd does in its io mode: for comparing the two.
+    plain: bool,
+    forwarded: u64,
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        say(&format!("dropped worker={} forwarded={}", self.ports.index, self.forwarded));
+    }
 }
 
 impl Forwarder {
@@ -38,7 +48,13 @@ impl Forwarder {
             return false;
         }
         count.fetch_add(self.burst.len() as u64, Ordering::Relaxed);
+        if self.plain {
+            to.send(&mut self.burst);
+            self.burst.clear();
+            return true;
+        }
         let all = self.burst.len();
+        self.forwarded += all as u64;
         self.burst.retain(|buffer| buffer.is_whole());
         counters.not_whole.fetch_add((all - self.burst.len()) as u64, Ordering::Relaxed);
         to.send(&mut self.burst);
@@ -62,7 +78,8 @@ fn value<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
     arguments.iter().find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// Runs until told to stop; says `ready {…}` when it forwards and `finished {…}` in the end.
+/// Runs until told to stop. Says `open …` when the ports are set up, `worker …` when one starts, `dropped …` when it ends,
+/// `signal …` for each, and `finished …` with the counters in the end.
 pub fn run(arguments: &[String]) -> Result<(), String> {
     let number = |name: &str, default: usize| value(arguments, name).map_or(default, |text| text.parse().unwrap());
     let wire = value(arguments, "wire").unwrap();
@@ -92,6 +109,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         eal: value(arguments, "eal").map(|text| text.split(';').map(str::to_owned).collect()).unwrap_or_default(),
     };
     let sleep = value(arguments, "poll") == Some("adaptive");
+    let plain = value(arguments, "forward") == Some("plain");
     let panic_at = number("panic_at", 0) as u64;
     let handover = value(arguments, "handover").map(|millis| Duration::from_millis(millis.parse().unwrap()));
 
@@ -108,7 +126,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     let theirs = counters.clone();
     let make = move |ports: WorkerPorts| {
         say(&format!("worker {} on core {}", ports.index, ports.core));
-        Forwarder { ports, burst: Burst::new(), counters: theirs.clone(), sleep, panic_at }
+        Forwarder { ports, burst: Burst::new(), counters: theirs.clone(), sleep, panic_at, plain, forwarded: 0 }
     };
     let on_signal = move |signal| {
         say(&format!("signal {signal:?}"));

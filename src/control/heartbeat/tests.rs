@@ -1,1 +1,226 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::checked::Key;
+
+const ETHERTYPE: u16 = 0x88b5;
+const SOURCE: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+fn auth() -> Authenticator {
+    Authenticator::new("web", &Key([7; 32]))
+}
+
+fn header() -> Header {
+    Header {
+        name: Name::new("s1").unwrap(),
+        boot_id: [3; 16],
+        nonce: 0x1122_3344_5566_7788,
+        challenge: 5,
+        incarnation: 17,
+        sequence: 0,
+        interval: Duration::from_millis(10),
+        metric: 1.5,
+        flags: flags::READY | flags::SETTLED,
+        config_hash: [4; 16],
+    }
+}
+
+fn echo(n: u64) -> Echo {
+    Echo { id: MemberId(n), nonce: n + 1, challenge: 7, alive: n % 2 == 0 }
+}
+
+fn vip(n: u32, actives: usize) -> VipBeat {
+    VipBeat {
+        address: IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n)),
+        flags: vip_flags::HEALTHY,
+        rank: 0,
+        assignment: Assignment {
+            term: 9,
+            proposer: MemberId(8),
+            actives: (0..actives as u64).map(|n| MemberId(n * n)).collect(),
+        },
+    }
+}
+
+fn frames(echoes: &[Echo], vips: &[VipBeat]) -> Vec<Vec<u8>> {
+    let frames = write(&auth(), SOURCE, ETHERTYPE, &header(), echoes, vips, &mut 0);
+    frames.iter().map(|frame| frame.bytes().to_vec()).collect()
+}
+
+/// A frame as a later minor version might send it: a longer header, longer entries, a section of a new type.
+pub(in crate::control) fn as_newer_minor(frame: &[u8], auth: &Authenticator) -> Vec<u8> {
+    let heartbeat = parse(frame, ETHERTYPE, auth).unwrap();
+    let mut newer = frame[..ETHERNET_LEN + HEADER_LEN].to_vec();
+    newer[19] = MINOR + 1;
+    set_u16(&mut newer, 30, HEADER_LEN + 5);
+    newer.extend([1, 2, 3, 4, 5]);
+    newer.extend([200, 0, 3, 9, 9, 9]);
+    newer.push(SECTION_ECHOES);
+    newer.extend(((1 + heartbeat.echoes.len() * (ECHO_LEN + 2)) as u16).to_be_bytes());
+    newer.push(ECHO_LEN as u8 + 2);
+    for echo in &heartbeat.echoes {
+        let mut section = Vec::new();
+        write_echoes(&mut section, std::slice::from_ref(echo));
+        newer.extend(&section[4..]);
+        newer.extend([6, 7]);
+    }
+    let start = newer.len();
+    newer.extend([SECTION_VIPS, 0, 0]);
+    for vip in &heartbeat.vips {
+        let entry = newer.len();
+        write_vip(&mut newer, vip);
+        newer[entry] += 3;
+        newer.extend([8; 3]);
+    }
+    let body = newer.len() - start - 3;
+    set_u16(&mut newer, start + 1, body);
+    seal(auth, &mut newer);
+    newer
+}
+
+#[test]
+fn the_layout_is_as_documented() {
+    let frame = &frames(&[echo(2)], &[vip(100, 1)])[0];
+    assert_eq!(frame[..14], [3, b'b', b'a', b't', b'o', b'n', 2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
+    assert_eq!(&frame[14..20], b"BATN\x01\x00");
+    assert_eq!(usize::from(u16::from_be_bytes([frame[20], frame[21]])), frame.len() - 14);
+    assert_eq!(frame[22..30], auth().cluster().to_be_bytes());
+    assert_eq!(frame[30..32], [0, 125]);
+    assert_eq!(frame[32..36], [2, b's', b'1', 0]);
+    assert_eq!(frame[65..81], [3; 16]);
+    assert_eq!(frame[81..89], header().nonce.to_be_bytes());
+    assert_eq!(frame[89..93], [0, 0, 0, 5]);
+    assert_eq!((frame[100], frame[108]), (17, 1), "incarnation, sequence");
+    assert_eq!(frame[109..113], 10_000u32.to_be_bytes());
+    assert_eq!(frame[113..121], 1.5f64.to_be_bytes());
+    assert_eq!((frame[122], frame[123]), (3, 4));
+    assert_eq!(frame[139..143], [1, 0, 22, 21], "echoes");
+    assert_eq!(frame[164..167], [2, 0, 33], "VIPs");
+    assert_eq!(frame[167..175], [32, 4, 10, 0, 0, 100, 1, 0]);
+    assert_eq!(frame.len(), 200 + TAG_LEN);
+}
+
+#[test]
+fn a_heartbeat_survives_writing_and_reading() {
+    let v6 = VipBeat { address: IpAddr::V6(Ipv6Addr::LOCALHOST), ..vip(0, 3) };
+    let (echoes, vips) = ([echo(1), echo(2)], [vip(1, 0), v6, vip(2, 16)]);
+    let frames = frames(&echoes, &vips);
+    assert_eq!(frames.len(), 1);
+    let read = parse(&frames[0], ETHERTYPE, &auth()).unwrap();
+    assert_eq!(read.header, Header { sequence: 1, ..header() });
+    assert_eq!((read.source, read.echoes.as_slice(), read.vips.as_slice()), (SOURCE, &echoes[..], &vips[..]));
+}
+
+#[test]
+fn what_does_not_fit_one_frame_goes_in_several() {
+    let echoes: Vec<Echo> = (0..40).map(echo).collect();
+    let vips: Vec<VipBeat> = (0..256).map(|n| vip(n, 16)).collect();
+    let frames = frames(&echoes, &vips);
+    let mut read = Vec::new();
+    for (index, frame) in frames.iter().enumerate() {
+        assert!(frame.len() <= HEARTBEAT_MAX);
+        let part = parse(frame, ETHERTYPE, &auth()).unwrap();
+        assert_eq!(part.header.sequence, index as u64 + 1);
+        assert_eq!(part.echoes, echoes[..ECHOES_MAX]);
+        read.extend(part.vips);
+    }
+    assert_eq!(read, vips);
+    // 15 peers and one active each: how much fits is part of the documentation.
+    let echoes: Vec<Echo> = (0..15).map(echo).collect();
+    let vips: Vec<VipBeat> = (0..256).map(|n| vip(n, 1)).collect();
+    assert_eq!(super::tests::frames(&echoes, &vips[..30]).len(), 1);
+    assert_eq!(super::tests::frames(&echoes, &vips[..31]).len(), 2);
+    assert_eq!(super::tests::frames(&echoes, &vips).len(), 9);
+}
+
+#[test]
+fn padding_after_the_tag_is_ignored() {
+    let mut frame = frames(&[], &[]).remove(0);
+    frame.extend([0; 60]);
+    assert!(parse(&frame, ETHERTYPE, &auth()).is_ok());
+}
+
+#[test]
+fn a_later_minor_version_is_read_and_another_major_is_not() {
+    let (echoes, vips) = ([echo(1), echo(2)], [vip(1, 1), vip(2, 2)]);
+    let frame = frames(&echoes, &vips).remove(0);
+    let read = parse(&as_newer_minor(&frame, &auth()), ETHERTYPE, &auth()).unwrap();
+    assert_eq!((read.echoes.as_slice(), read.vips.as_slice()), (&echoes[..], &vips[..]));
+    let mut other = frame;
+    other[18] = 2;
+    assert_eq!(parse(&other, ETHERTYPE, &auth()), Err(Rejected::OtherVersion(2)));
+}
+
+#[test]
+fn refusals_have_reasons() {
+    let frame = frames(&[], &[vip(1, 1)]).remove(0);
+    let malformed = |frame: &[u8]| match parse(frame, ETHERTYPE, &auth()) {
+        Err(Rejected::Malformed(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(malformed(&[]), "shorter than its header");
+    assert_eq!(malformed(&frame[..100]), "its length is wrong");
+    assert_eq!(parse(&frame, 0x88b6, &auth()), Err(Rejected::Malformed("another EtherType")));
+    let other = Authenticator::new("mail", &Key([7; 32]));
+    assert_eq!(parse(&frame, ETHERTYPE, &other), Err(Rejected::OtherCluster));
+    let other = Authenticator::new("web", &Key([6; 32]));
+    assert_eq!(parse(&frame, ETHERTYPE, &other), Err(Rejected::WrongKey));
+    let twice = Assignment { actives: vec![MemberId(1), MemberId(1)], ..Assignment::default() };
+    let frame = frames(&[], &[VipBeat { assignment: twice, ..vip(1, 0) }]).remove(0);
+    assert_eq!(malformed(&frame), "two ranks on one member");
+    let never = Header { interval: Duration::ZERO, ..header() };
+    let frame = &write(&auth(), SOURCE, ETHERTYPE, &never, &[], &[], &mut 0)[0];
+    assert_eq!(malformed(frame.bytes()), "its interval is out of range");
+}
+
+/// A frame with this message after a true header, and a true tag.
+fn sealed(header_len: u16, message: &[u8]) -> Vec<u8> {
+    let mut frame = frames(&[], &[])[0][..ETHERNET_LEN + HEADER_LEN].to_vec();
+    frame[30..32].copy_from_slice(&header_len.to_be_bytes());
+    frame.extend(message);
+    seal(&auth(), &mut frame);
+    frame
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_refused(frame in vec(any::<u8>(), 0..1600)) {
+        prop_assert!(parse(&frame, ETHERTYPE, &auth()).is_err());
+    }
+
+    #[test]
+    fn any_changed_byte_is_noticed(at in 0usize..232, change in 1u8..) {
+        let mut frame = frames(&[echo(1)], &[vip(1, 1)]).remove(0);
+        frame[at] ^= change;
+        prop_assert!(parse(&frame, ETHERTYPE, &auth()).is_err());
+    }
+
+    #[test]
+    fn any_cut_is_noticed(len in 0usize..232) {
+        let frame = frames(&[echo(1)], &[vip(1, 1)]).remove(0);
+        prop_assert_eq!(frame.len(), 232);
+        prop_assert!(parse(&frame[..len], ETHERTYPE, &auth()).is_err());
+    }
+
+    #[test]
+    fn any_authentic_message_is_read_or_refused(header_len in prop_oneof![Just(125u16), any::<u16>()],
+        message in vec(prop_oneof![0u8..5, any::<u8>()], 0..300)) {
+        if let Ok(heartbeat) = parse(&sealed(header_len, &message), ETHERTYPE, &auth()) {
+            prop_assert!(heartbeat.echoes.len() <= ECHOES_MAX);
+        }
+    }
+
+    #[test]
+    fn any_sections_are_read_or_refused(sections in vec((1u8..4, vec(prop_oneof![0u8..40, any::<u8>()], 0..80)), 0..5)) {
+        let mut message = Vec::new();
+        for (kind, body) in sections {
+            message.push(kind);
+            message.extend((body.len() as u16).to_be_bytes());
+            message.extend(body);
+        }
+        let _ = parse(&sealed(125, &message), ETHERTYPE, &auth());
+    }
+}

@@ -33,7 +33,7 @@ impl Control {
             healthy: vip.healthy == Some(true),
             draining: vip.draining || self.draining,
             handing_over: vip.lingering.is_some(),
-            confirmed: self.is_confirmed(index),
+            complete: self.is_complete(index),
         }
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::memory::Plan;
-use super::{Error, af_packet};
+use super::{Error, af_packet, interface};
 use crate::config::checked::{Dataplane, HostDevice, Wire};
 
 /// Buffers in each mempool's cache of a thread: worth a factor of two.
@@ -15,11 +15,19 @@ const RING: usize = 1024;
 /// net_tap fills as many buffers as descriptors but uses one.
 const TAP_RING: usize = 64;
 
+/// The longest frame that net_tap takes at an MTU of 1500, which it sets: header, VLAN tag and a place for the FCS. It
+/// refuses a longer one each time, and with it all that come after it.
+const TAP_LONGEST: usize = 1500 + 22;
+
 /// A device as EAL and capsule name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Device {
     pub(super) device: String,
     args: Option<String>,
+    /// The kernel's interface behind it, through a packet socket.
+    pub(super) interface: Option<String>,
+    /// Received frames of this length or more count as cut off.
+    pub(super) cut_at: usize,
 }
 
 /// The two ports.
@@ -27,48 +35,59 @@ pub(super) struct Device {
 pub(super) struct Ports {
     pub(super) wire: Device,
     pub(super) host: Device,
-    /// The kernel's interface behind the wire, if there is one.
-    pub(super) wire_interface: Option<String>,
-    /// Whether the host port is to get the wire's MAC.
-    pub(super) host_takes_mac: bool,
+    /// The host's TAP, which gets the wire's MAC.
+    pub(super) tap: Option<String>,
     wire_is_pci: bool,
 }
 
 /// Which devices.
 pub(super) fn plan(setup: &Dataplane) -> Result<Ports, Error> {
-    let queues = setup.workers.len();
-    let wire_interface = match &setup.wire {
-        Wire::Interface(name) => Some(name.clone()),
-        Wire::Pci(_) | Wire::Vdev(_) => None,
-    };
-    let mut wire_mac = None;
-    let wire = match &setup.wire {
+    let mut wire = match &setup.wire {
         Wire::Interface(name) => {
-            wire_mac = Some(af_packet::mac(name)?);
-            Device { device: "net_af_packet_wire".to_owned(), args: Some(af_packet::arguments(name, queues)) }
+            interface::index(name)?;
+            let arguments = af_packet::arguments(name, setup.workers.len());
+            Device::new("net_af_packet_wire", Some(arguments))
         }
-        Wire::Pci(address) => Device { device: address.clone(), args: None },
-        Wire::Vdev(text) => vdev(text),
+        Wire::Pci(address) => Device::new(address, None),
+        Wire::Vdev(text) => Device::from_vdev(text),
     };
-    let host = match &setup.host.device {
+    let (host, tap) = match &setup.host.device {
         HostDevice::Tap(name) => {
-            // The address is given at once where it is known: each change of it makes the kernel forget its neighbours.
-            let mac = wire_mac.map(|mac| format!(",mac={mac}")).unwrap_or_default();
-            let args = format!("iface={name},persist{mac}");
-            Device { device: "net_tap_host".to_owned(), args: Some(args) }
+            interface::check_tap(name)?;
+            // At once where it is known: at each change of its MAC an interface forgets its neighbours.
+            let mac = wire.interface.as_deref().map(interface::mac).transpose()?;
+            let mac = mac.map(|mac| format!(",mac={mac}")).unwrap_or_default();
+            // persist: without it the driver takes the interface down in the end, and its routes with it.
+            let device = Device::new("net_tap_host", Some(format!("iface={name},persist{mac}")));
+            wire.cut_at = wire.cut_at.min(TAP_LONGEST + 1);
+            (device, Some(name.clone()))
         }
-        HostDevice::Vdev(text) => vdev(text),
+        HostDevice::Vdev(text) => (Device::from_vdev(text), None),
     };
-    let host_takes_mac = matches!(setup.host.device, HostDevice::Tap(_));
-    let wire_is_pci = matches!(setup.wire, Wire::Pci(_));
-    Ok(Ports { wire, host, wire_interface, host_takes_mac, wire_is_pci })
+    if wire.device == host.device {
+        let reason = format!("wire and host are both the device {}", wire.device);
+        return Err(Error::Dpdk { doing: "choosing devices", reason });
+    }
+    Ok(Ports { wire, host, tap, wire_is_pci: matches!(setup.wire, Wire::Pci(_)) })
 }
 
-/// `NAME,ARGUMENTS`, as EAL's `--vdev` takes it.
-fn vdev(text: &str) -> Device {
-    match text.split_once(',') {
-        Some((device, args)) => Device { device: device.to_owned(), args: Some(args.to_owned()) },
-        None => Device { device: text.to_owned(), args: None },
+impl Device {
+    fn new(device: &str, args: Option<String>) -> Device {
+        let kernel = args.as_deref().filter(|_| device.starts_with("net_af_packet"));
+        Device {
+            device: device.to_owned(),
+            interface: kernel.and_then(af_packet::interface).map(str::to_owned),
+            cut_at: kernel.map_or(usize::MAX, af_packet::cut_at),
+            args,
+        }
+    }
+
+    /// `NAME,ARGUMENTS`, as EAL's `--vdev` takes it.
+    fn from_vdev(text: &str) -> Device {
+        match text.split_once(',') {
+            Some((device, args)) => Device::new(device, Some(args.to_owned())),
+            None => Device::new(text, None),
+        }
     }
 }
 
@@ -85,9 +104,9 @@ pub(super) fn capsule_config(
             "rxd": ring, "txd": ring, "promiscuous": promiscuous, "multicast": name == "wire",
         })
     };
-    // Frames for the vMAC are not for the NIC's own. Of the kernel's interface, af_packet::Promiscuous takes care.
-    let promiscuous = ports.wire_interface.is_none();
-    let host_ring = if ports.host_takes_mac { TAP_RING } else { RING };
+    // Frames for the vMAC are not for the NIC's own MAC. Of a kernel's interface, WireInterface takes care.
+    let promiscuous = ports.wire.interface.is_none();
+    let host_ring = if ports.tap.is_some() { TAP_RING } else { RING };
     let document = json!({
         "app_name": "baton",
         "app_group": format!("baton-{}", file_name(node)),
@@ -105,7 +124,14 @@ pub(super) fn capsule_config(
 
 /// What EAL is told beyond what capsule tells it. The file's own arguments come last: there the last one counts.
 fn eal_arguments(setup: &Dataplane, ports: &Ports, memory: &Plan) -> Result<String, Error> {
-    let mut arguments: Vec<String> = vec!["--no-telemetry".to_owned(), "--log-level=*:warning".to_owned()];
+    // Of log levels the last one counts for libraries, but the first for drivers, which are loaded after all were read.
+    let own_levels = || setup.eal.iter().filter(|argument| argument.starts_with("--log-level="));
+    let mut arguments: Vec<String> = own_levels().cloned().collect();
+    if ports.tap.is_some() {
+        // It complains that there is no signal, no second process and no multiq qdisc, none of which is wanted.
+        arguments.push("--log-level=pmd.net.tap:critical".to_owned());
+    }
+    arguments.extend(["--log-level=*:warning", "--no-telemetry"].map(str::to_owned));
     if memory.huge_pages {
         // In memory only: no files in a hugetlbfs that outlive a crash.
         arguments.push("--in-memory".to_owned());
@@ -132,4 +158,65 @@ fn eal_arguments(setup: &Dataplane, ports: &Ports, memory: &Plan) -> Result<Stri
 /// `name` as a part of a file's name.
 fn file_name(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::checked::{Host, HugePages, Poll};
+    use std::path::Path;
+
+    fn setup(wire: Wire, eal: &[&str]) -> Dataplane {
+        Dataplane {
+            wire,
+            host: Host { device: HostDevice::Vdev("net_virtio_user0,path=/dev/vhost-net".to_owned()), address: None },
+            workers: vec![1, 2],
+            control_core: 0,
+            poll: Poll::Busy,
+            connections: 1,
+            huge_pages: HugePages::Auto,
+            eal: eal.iter().map(|&argument| argument.to_owned()).collect(),
+        }
+    }
+
+    fn arguments(setup: &Dataplane, huge_pages: bool) -> Result<String, Error> {
+        let memory = Plan { huge_pages, buffers: 1023, mib: 100 };
+        eal_arguments(setup, &plan(setup)?, &memory)
+    }
+
+    #[test]
+    fn eal_gets_what_devices_and_memory_need_and_the_files_own_arguments_last() {
+        let pci = setup(Wire::Pci("0000:03:00.0".to_owned()), &["--iova-mode=va"]);
+        let text = arguments(&pci, true).unwrap();
+        assert!(text.contains("--in-memory") && !text.contains("--no-pci") && text.contains("--single-file-segments"));
+        assert!(text.ends_with("--iova-mode=va"));
+        let vdev = setup(Wire::Vdev("net_null0".to_owned()), &[]);
+        let text = arguments(&vdev, false).unwrap();
+        assert!(text.contains("--no-huge --no-shconf -m 100") && text.contains("--no-pci"));
+    }
+
+    #[test]
+    fn an_eal_argument_with_white_space_is_refused() {
+        let setup = setup(Wire::Vdev("net_null0".to_owned()), &["-m 64"]);
+        assert!(matches!(arguments(&setup, false), Err(Error::EalArgument(argument)) if argument == "-m 64"));
+    }
+
+    #[test]
+    fn wire_and_host_are_two_devices() {
+        let same = setup(Wire::Vdev("net_virtio_user0".to_owned()), &[]);
+        assert!(plan(&same).is_err());
+    }
+
+    #[test]
+    fn capsule_takes_the_configuration() {
+        let setup = setup(Wire::Vdev("net_af_packet7,iface=eth0,framesz=4096".to_owned()), &[]);
+        let ports = plan(&setup).unwrap();
+        assert_eq!((ports.wire.interface.as_deref(), ports.wire.cut_at), (Some("eth0"), 4030));
+        let memory = Plan { huge_pages: false, buffers: 1023, mib: 100 };
+        let config = capsule_config(&setup, "a/b c", &ports, &memory).unwrap();
+        assert_eq!(config.app_group.as_deref(), Some("baton-a_b_c"));
+        assert_eq!(Path::new(config.app_group.as_deref().unwrap()).components().count(), 1);
+        assert_eq!((config.ports.len(), config.mempool.cache_size), (2, CACHE));
+        assert!(!config.ports[0].promiscuous);
+    }
 }

@@ -112,6 +112,15 @@ pub(super) fn pool_of_core(core: usize) -> Result<Pool, Error> {
     pools().find(|pool| unsafe { (*pool.0).socket_id } == node).ok_or_else(|| dpdk_error("finding a core's pool", -2))
 }
 
+/// Removes the directory that EAL creates for this process even where it puts nothing into it.
+pub(super) fn remove_runtime_directory() {
+    use std::os::unix::ffi::OsStrExt;
+    // SAFETY: EAL is up: a C string that it keeps.
+    let path = unsafe { std::ffi::CStr::from_ptr(ffi::rte_eal_get_runtime_dir()) };
+    // Refused unless it is empty, which is just what is wanted.
+    let _ = fs::remove_dir(std::ffi::OsStr::from_bytes(path.to_bytes()));
+}
+
 /// Buffers in a pool.
 pub(super) fn size(pool: Pool) -> usize {
     // SAFETY: a live pool, whose size never changes.

@@ -7,6 +7,7 @@ use std::ptr::{self, NonNull};
 use capsule_ffi as ffi;
 
 use super::buffer::MbufBuffer;
+use super::devices::Device;
 use super::memory::Pool;
 use super::{Error, dpdk_error};
 use crate::frame::Mac;
@@ -21,7 +22,7 @@ pub struct DpdkPort {
     port: u16,
     queue: u16,
     pool: Pool,
-    // Frames of this length or more have been cut off by the driver, which does not say so; 0: it never does.
+    // Received frames of this length or more count as cut off: the driver does not say, or the host would not take them.
     cut_at: usize,
     // A queue has no lock: one thread.
     _one_thread: PhantomData<*mut ()>,
@@ -47,7 +48,7 @@ impl Port for DpdkPort {
         let count = unsafe { ffi::_rte_eth_rx_burst(self.port, self.queue, end, room as u16) };
         // SAFETY: `count` pointers were written.
         unsafe { burst.set_len(have + usize::from(count)) };
-        if self.cut_at != 0 {
+        if self.cut_at != usize::MAX {
             for buffer in &mut burst[have..] {
                 if buffer.bytes().len() >= self.cut_at {
                     buffer.mark_cut();
@@ -90,18 +91,18 @@ pub(super) struct PortId {
     cut_at: usize,
 }
 
-/// The port of the device `name`.
-pub(super) fn port_id(name: &str) -> Result<PortId, Error> {
+/// The port of a device.
+pub(super) fn port_id(device: &Device) -> Result<PortId, Error> {
     let doing = "looking a port up";
-    let text = CString::new(name).map_err(|reason| Error::Dpdk { doing, reason: reason.to_string() })?;
+    let text =
+        CString::new(device.device.as_str()).map_err(|reason| Error::Dpdk { doing, reason: reason.to_string() })?;
     let mut id = 0;
     // SAFETY: a C string and a place for the answer.
     let result = unsafe { ffi::rte_eth_dev_get_port_by_name(text.as_ptr(), &mut id) };
     if result != 0 {
         return Err(dpdk_error(doing, result));
     }
-    let cut_at = if name.starts_with("net_af_packet") { super::af_packet::CUT_AT } else { 0 };
-    Ok(PortId { id, cut_at })
+    Ok(PortId { id, cut_at: device.cut_at })
 }
 
 /// The port's MAC.

@@ -1,0 +1,126 @@
+"""The whole testbed: network, members, client, captures and the watch on the forwarding table, in one context."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .captures import Captures
+from .member import MEMBER_SYSCTLS, VIP, Member, Settings, wait_ready, write_key
+from .shell import run, wait_until
+from .topology import SUBNET_PREFIX, ForwardingTableWatch, Host, Network, write_sysctls
+
+# Addresses of the client: several, so that a long load does not run out of ports.
+CLIENT_ADDRESSES = [f"10.0.0.{number}" for number in range(50, 58)]
+CLIENT_SYSCTLS = {
+    "net.ipv4.ip_local_port_range": "1100 65000",
+    "net.ipv4.tcp_tw_reuse": "1",
+    # A client that measures reports each reset itself: none is to be rate-limited away.
+    "net.ipv4.tcp_challenge_ack_limit": "2147483647",
+}
+
+
+@dataclass
+class Testbed:
+    """A running testbed."""
+
+    network: Network
+    home: Path
+    members: list[Member]
+    client: Host
+    captures: Captures
+    table_watch: ForwardingTableWatch
+    key: Path
+
+    def active(self) -> Member:
+        """The one member that is active; raises if that is not exactly one."""
+        active = self.actives()
+        if len(active) != 1:
+            raise RuntimeError(f"active members: {[member.name for member in active]}, expected exactly one")
+        return active[0]
+
+    def actives(self) -> list[Member]:
+        """Those members whose baton runs and says it is active."""
+        running = [member for member in self.members if member.process is not None and member.process.alive()]
+        return [member for member in running if member.vip()["role"] == "active"]
+
+    def passives(self) -> list[Member]:
+        """All others."""
+        active = self.active()
+        return [member for member in self.members if member is not active]
+
+    def wait_active(self, member: Member, *, timeout: float = 10.0) -> None:
+        """Waits until this member alone is active."""
+        wait_until(lambda: self.actives() == [member], f"{member.name} alone active", timeout=timeout)
+
+    def vmac(self) -> str:
+        """The VIP's virtual MAC."""
+        return str(self.members[0].vip()["mac"]).lower()
+
+    def add_member(self, name: str, number: int, key: Path, settings: Settings) -> Member:
+        """A further member; not started."""
+        host = self.network.add_host(name, number)
+        write_sysctls(host.namespace, MEMBER_SYSCTLS)
+        return Member(host, self.home / name, self.network.directory, key, settings)
+
+
+def _add_client(network: Network) -> Host:
+    client = network.add_host("c1", 2)
+    write_sysctls(client.namespace, CLIENT_SYSCTLS)
+    for address in CLIENT_ADDRESSES:
+        run(["ip", "-n", client.namespace, "address", "add", f"{address}/{SUBNET_PREFIX}", "dev", "eth0"])
+    return client
+
+
+@contextlib.contextmanager
+def testbed(
+    home: Path,
+    *,
+    members: int = 3,
+    settings: Settings | None = None,
+    capture_filter: str = "",
+    start: bool = True,
+    without_baton: bool = False,
+) -> Iterator[Testbed]:
+    """Raises a testbed and takes it down again.
+
+    `home` takes logs and captures. `without_baton` gives the first member the VIP as a plain address instead: what a
+    check measures there is what the kernel alone does. `start=False` leaves starting baton to the caller.
+    """
+    settings = settings or Settings()
+    with contextlib.ExitStack() as cleanup:
+        network = cleanup.enter_context(Network())
+        key = network.directory / "cluster.key"
+        if not without_baton:
+            write_key(key)
+        built = []
+        for number in range(1, members + 1):
+            host = network.add_host(f"s{number}", 10 + number)
+            write_sysctls(host.namespace, MEMBER_SYSCTLS)
+            built.append(Member(host, home / host.name, network.directory, key, settings))
+        client = _add_client(network)
+        watch = ForwardingTableWatch(network, home / "forwarding-table.log")
+        captures = Captures(network, home / "captures", capture_filter)
+        cleanup.callback(captures.stop)
+        bed = Testbed(network, home, built, client, captures, watch, key)
+        if without_baton:
+            plain = built[0].host.namespace
+            run(["ip", "-n", plain, "address", "add", f"{VIP}/{SUBNET_PREFIX}", "dev", "eth0"])
+        # First of all in the clean-up: the daemons leave cleanly while their network is still there.
+        cleanup.callback(_stop_all, built)
+        if start and not without_baton:
+            for member in built:
+                member.start()
+            wait_ready(built)
+            wait_until(lambda: len(bed.actives()) == 1, "exactly one active member", timeout=10)
+        yield bed
+
+
+def _stop_all(members: list[Member]) -> None:
+    for member in members:
+        if member.process is not None and member.process.alive():
+            member.process.popen.terminate()
+    for member in members:
+        member.stop()

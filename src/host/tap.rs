@@ -1,0 +1,49 @@
+//! The TAP interface between baton and the host's stack, made so that DPDK's net_tap driver can attach to it, and so
+//! that it outlives baton: persistent, and without a carrier while nobody holds it open.
+#![allow(unsafe_code)] // The TUN driver is set up by ioctls alone.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+
+use libc::ifreq;
+
+nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, ifreq);
+nix::ioctl_write_int_bad!(tun_set_persist, libc::TUNSETPERSIST);
+nix::ioctl_write_int_bad!(tun_set_offload, libc::TUNSETOFFLOAD);
+
+/// The most bytes of an interface's name.
+pub(super) const NAME_MAX: usize = libc::IFNAMSIZ - 1;
+
+/// Opens the TAP `name`, which makes it if there is none. `EBUSY` or `EINVAL`: there is such an interface, and it is
+/// no multi-queue TAP.
+///
+/// The flags are those that net_tap asks for (`tun_alloc` in drivers/net/tap/rte_eth_tap.c): `IFF_MULTI_QUEUE` must
+/// be the same on every descriptor (`tun_set_iff` in drivers/net/tun.c), and net_tap wants the packet information
+/// header, so `IFF_NO_PI` is absent. The first descriptor on an unattached TAP sets these flags anew.
+pub fn attach(name: &str) -> io::Result<File> {
+    if name.is_empty() || name.len() > NAME_MAX {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: an `ifreq` is plain integers and bytes, for which all zeros is a value.
+    let mut request: ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as _;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_MULTI_QUEUE) as _;
+    // SAFETY: `request` lives across the call and is an `ifreq`, as TUNSETIFF takes it.
+    unsafe { tun_set_iff(file.as_raw_fd(), &request) }?;
+    Ok(file)
+}
+
+/// Makes the TAP `name` if there is none, and has it stay after its last descriptor is closed; on return none is open.
+pub(super) fn make_persistent(name: &str) -> io::Result<()> {
+    let file = attach(name)?;
+    // No checksum or segmentation is left to the reader: the host's frames come finished, and no larger than the MTU.
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    unsafe { tun_set_offload(file.as_raw_fd(), 0) }?;
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    unsafe { tun_set_persist(file.as_raw_fd(), 1) }?;
+    Ok(())
+}
