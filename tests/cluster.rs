@@ -1,4 +1,4 @@
-//! What issue after issue promises of a cluster, on in-memory ports with a virtual clock.
+//! What baton promises of a cluster, on in-memory ports with a virtual clock.
 
 #![allow(clippy::unwrap_used)]
 
@@ -175,7 +175,7 @@ fn bulk_transfers_arrive_intact_in_both_directions() {
 enum Lingering {
     /// An established connection whose client is gone.
     Established,
-    /// A closed listener's side: the server closed first.
+    /// The server closed first.
     TimeWait,
     /// The server has closed, the client was gone by then.
     FinWait1,
@@ -259,7 +259,8 @@ fn a_port_used_again_is_served_whatever_lingers_of_its_old_connection() {
     }
 }
 
-/// A minute of spoofed SYNs, honest handshakes far away, and one connection near: how many honest ones were open when.
+/// A second of spoofed SYNs, honest handshakes from far away, and one long connection from near. Returns how many of the
+/// handshakes from far away succeeded, and how many of them had to repeat their SYN.
 fn flooded(plain: bool, rate: u32) -> (usize, usize) {
     let mut cluster = Cluster::new(Options {
         plain,
@@ -436,7 +437,7 @@ fn chaos(seed: u64) -> Cluster {
 
 #[test]
 fn no_seed_breaks_a_rule() {
-    for seed in 1..=10 {
+    for seed in 61..=200 {
         let cluster = chaos(seed);
         println!("seed {seed}: {:?}", cluster.checks.seen);
         no_violation(&cluster);

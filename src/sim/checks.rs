@@ -21,8 +21,6 @@ pub struct Truth {
     pub iss: u32,
     /// The server's, once there is one.
     pub irs: Option<u32>,
-    /// The next sequence number that the client expects.
-    pub expects: u32,
 }
 
 /// A rule broken.

@@ -65,6 +65,8 @@ pub struct Story {
     pub syn_retransmits: u32,
     /// What was wrong with an answer.
     pub wrong: Option<&'static str>,
+    /// Both ends' initial sequence numbers, once it was open.
+    pub numbers: Option<(u32, u32)>,
     inbox: Vec<u8>,
 }
 
@@ -92,6 +94,8 @@ pub struct Client {
     pub stories: BTreeMap<Flow, Story>,
     /// Earlier connections of flows that were used again.
     pub past: Vec<(Flow, Story)>,
+    /// Connections that have ended otherwise than planned, to be judged.
+    pub broken: Vec<(Flow, End)>,
     thoughts: BTreeSet<(Time, Flow)>,
     next_port: u16,
 }
@@ -104,6 +108,7 @@ impl Client {
             kernel: Kernel::new(mac, &[address], secrets),
             stories: BTreeMap::new(),
             past: Vec::new(),
+            broken: Vec::new(),
             thoughts: BTreeSet::new(),
             next_port: 10_000,
         }
@@ -129,6 +134,7 @@ impl Client {
             served_by: None,
             syn_retransmits: 0,
             wrong: None,
+            numbers: None,
             inbox: Vec::new(),
         };
         if let Some(earlier) = self.stories.insert(flow, story) {
@@ -172,7 +178,10 @@ impl Client {
         match signal {
             Signal::Connected => {
                 story.connected = Some(now);
-                story.syn_retransmits = self.kernel.socket(flow).map_or(0, |socket| socket.retransmits);
+                if let Some(socket) = self.kernel.socket(flow) {
+                    story.syn_retransmits = socket.retransmits;
+                    story.numbers = Some((socket.iss, socket.irs));
+                }
                 if story.plan.requests > 0 {
                     self.ask(flow, now);
                 }
@@ -181,7 +190,12 @@ impl Client {
                 story.inbox.extend(self.kernel.read(flow, now));
                 self.take_answers(flow, now);
             }
-            Signal::Ended(end) => story.ended = Some((now, end)),
+            Signal::Ended(end) => {
+                story.ended = Some((now, end));
+                if story.broke() {
+                    self.broken.push((flow, end));
+                }
+            }
             Signal::Acceptable | Signal::Sent => {}
         }
     }

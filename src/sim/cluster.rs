@@ -242,7 +242,7 @@ impl Cluster {
         let client = &self.clients[*self.client_of.get(flow.local.ip())?];
         let socket = client.kernel.socket(flow)?;
         let irs = socket.is_synchronized().then_some(socket.irs);
-        Some(Truth { iss: socket.iss, irs, expects: socket.rcv_nxt() })
+        Some(Truth { iss: socket.iss, irs })
     }
 
     /// A client connects to the service.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{Cluster, Event, Station};
+use crate::sim::checks::Truth;
+use crate::sim::kernel::End;
 use crate::sim::member::Frame;
+use crate::sim::segment::Flow;
 use crate::sim::switch::{PortIndex, Way};
 use crate::sim::trace::{Glance, Place};
 use crate::time::Time;
@@ -191,6 +194,10 @@ impl Cluster {
     fn client(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.run(self.now);
+        for (flow, end) in std::mem::take(&mut client.broken) {
+            self.judge(index, flow, end);
+        }
+        let client = &mut self.clients[index];
         for frame in std::mem::take(&mut client.kernel.frames) {
             if let Some(glance) = Glance::at(&frame) {
                 self.trace.sent(self.now, Place::Client(index), glance.flow, glance);
@@ -198,6 +205,16 @@ impl Cluster {
             self.cross(self.options.members + index, Way::In, frame.into());
         }
         self.wake_client(index);
+    }
+
+    /// A connection may break if something happened to its owner, and not otherwise.
+    fn judge(&mut self, client: usize, flow: Flow, end: End) {
+        let story = self.clients[client].stories.get(&flow);
+        let Some((iss, irs)) = story.and_then(|story| story.numbers) else { return };
+        let owner = self.checks.owner(flow, Truth { iss, irs: Some(irs) });
+        if let Some(owner) = owner.filter(|&owner| !self.members[owner].disturbed) {
+            self.checks.violate(self.now, Some(flow), format!("a connection of s{} broke: {end:?}", owner + 1));
+        }
     }
 
     /// After something has been done to a client from outside.
