@@ -128,7 +128,6 @@ fn run_with(
     reload: Box<dyn Fn() -> bool + Send>,
 ) -> Result<Ended, Error> {
     let clock = Clock::start();
-    host::urgent_session();
     let runtime = Runtime::open(&config.dataplane, &config.node.name)?;
     let own_mac = runtime.facts().wire_mac;
     host.attached(own_mac, mtu)?;

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 pub use destroyed::{Destroyed, Ending};
 pub use plan::{HostPlan, RULE_PRIORITY, TapPlan, VipPlan, WirePlan, table};
 pub use route::Interface;
-pub use scheduling::{urgent, urgent_session};
+pub use scheduling::urgent;
 pub use setup::HostSide;
 pub use sockets::{Listing, Socket, Sockets, State};
 pub use tap::attach as attach_tap;

@@ -50,16 +50,3 @@ pub fn urgent() {
         tracing::warn!(%error, "no priority for a thread that must not be late: heartbeats may be, on a busy machine");
     }
 }
-
-/// Lets the priority count against other sessions too: where the kernel groups threads by session (sched(7), "The
-/// autogroup feature"), it counts within one alone. Done only for a session of our own, as a service has it: a shell's
-/// would keep it after us.
-pub fn urgent_session() {
-    let own = nix::unistd::getsid(None) == Ok(nix::unistd::getpid());
-    if own && let Err(error) = std::fs::write("/proc/self/autogroup", NICE.to_string()) {
-        // A kernel without the feature has no such file, and needs none.
-        if error.kind() != io::ErrorKind::NotFound {
-            tracing::warn!(%error, "no priority against other sessions: heartbeats may be late on a busy machine");
-        }
-    }
-}
