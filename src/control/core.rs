@@ -405,7 +405,7 @@ impl Control {
             }
             self.urgent_left = URGENT_MAX;
         }
-        if self.workers_alive && (due || self.urgent && self.urgent_left > 0) {
+        if due || self.urgent && self.urgent_left > 0 {
             self.urgent_left -= u32::from(!due);
             self.urgent = false;
             self.send(actions);

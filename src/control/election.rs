@@ -65,8 +65,6 @@ pub(super) enum Need {
         actives: Vec<MemberId>,
         /// How many members are to propose it before us.
         turn: u32,
-        /// It is needed because actives are gone, not because one of them asks for it.
-        absence: bool,
     },
 }
 
@@ -107,8 +105,7 @@ impl Election<'_> {
             Some(_) => None,
             None => self.turn(&fresh),
         };
-        let absence = self.assignment.actives.iter().any(|&id| self.presence(id) == Presence::Absent);
-        turn.map_or(Need::Nothing, |turn| Need::Change { actives: desired, turn, absence })
+        turn.map_or(Need::Nothing, |turn| Need::Change { actives: desired, turn })
     }
 
     /// Actives that stay: one that we do not hear but a peer does is believed to be fit.
@@ -155,7 +152,7 @@ impl Election<'_> {
             return Need::Nothing;
         }
         if self.assignment.actives.iter().all(|&id| self.presence(id) == Presence::Absent) {
-            return Need::Change { actives: vec![self.me], turn: 0, absence: true };
+            return Need::Change { actives: vec![self.me], turn: 0 };
         }
         Need::NoSuccessor
     }

@@ -37,8 +37,6 @@ pub(super) struct Vip {
     lingering: Option<Duration>,
     /// Since when the assignment needs a change by us.
     needed: Option<Duration>,
-    /// When we last replaced actives that are gone.
-    claimed: Option<Duration>,
     /// Since when a challenger is better than an active.
     better: Option<Duration>,
     /// When metrics are compared next.
@@ -61,7 +59,6 @@ impl Vip {
             changed: None,
             lingering: None,
             needed: None,
-            claimed: None,
             better: None,
             compare: Duration::ZERO,
             told_no_successor: false,
@@ -130,7 +127,7 @@ impl Control {
         let election = self.election(index, &roster);
         let need = election.need();
         let challenge = if need == Need::Nothing { self.rebalance(index, &election) } else { None };
-        let (at, heartbeat, detection) = (self.clock.listened(), self.settings.heartbeat, self.settings.detection());
+        let (at, heartbeat) = (self.clock.listened(), self.settings.heartbeat);
         let settled = !self.yielding && self.proposes_from().is_some_and(|from| at >= from);
         let may_propose = settled && self.clock.may_judge();
         let vip = &mut self.vips[index];
@@ -138,14 +135,11 @@ impl Control {
             Need::Nothing => {
                 vip.needed = None;
                 vip.told_no_successor = false;
-                if let Some(rebalance) = &vip.settings.rebalance
-                    && at >= vip.compare
-                {
+                if let Some(rebalance) = vip.settings.rebalance.filter(|_| at >= vip.compare) {
                     vip.compare = at + rebalance.every;
                     vip.better = challenge.as_ref().map(|_| vip.better.unwrap_or(at));
-                    if let (Some(since), Some(actives)) = (vip.better, challenge)
-                        && at >= since + rebalance.hold
-                    {
+                    let held = vip.better.is_some_and(|since| at >= since + rebalance.hold);
+                    if let Some(actives) = challenge.filter(|_| held) {
                         self.propose(index, actives, now);
                         return true;
                     }
@@ -160,16 +154,9 @@ impl Control {
                 }
                 true
             }
-            Need::Change { actives, turn, absence } => {
+            Need::Change { actives, turn } => {
                 let needed = *vip.needed.get_or_insert(at);
-                // Members that hear different parts of the cluster could replace each other for ever: who was just
-                // overruled waits as long as it takes to notice a death.
-                let overruled = vip.assignment.proposer != self.me && absence;
-                let held_off = overruled && vip.claimed.is_some_and(|claimed| at < claimed + detection);
-                if may_propose && !held_off && at >= needed + heartbeat * turn {
-                    if absence {
-                        vip.claimed = Some(at);
-                    }
+                if may_propose && at >= needed + heartbeat * turn {
                     self.propose(index, actives, now);
                     return true;
                 }
@@ -281,16 +268,15 @@ impl Control {
 
     /// The next time a role may change by time alone.
     pub(super) fn next_role_timer(&self) -> Option<Time> {
-        let (heartbeat, detection) = (self.settings.heartbeat, self.settings.detection());
+        let heartbeat = self.settings.heartbeat;
         let at = self.clock.listened();
         let timers = self.vips.iter().flat_map(|vip| {
             let turn = vip.needed.map(|needed| {
                 let into_turn = at.saturating_sub(needed).as_nanos() % heartbeat.as_nanos().max(1);
                 at + heartbeat - Duration::from_nanos(into_turn as u64)
             });
-            let held_off = vip.needed.and(vip.claimed).map(|claimed| claimed + detection);
             let compare = vip.settings.rebalance.as_ref().filter(|_| vip.role.primary()).map(|_| vip.compare);
-            let listened = [turn, held_off, compare, vip.lingering].into_iter().flatten().filter(move |&t| t > at);
+            let listened = [turn, compare, vip.lingering].into_iter().flatten().filter(move |&t| t > at);
             let refusal = vip.changed.filter(|_| vip.role.primary() && !vip.role.may_refuse);
             let refusal = refusal.map(|changed| changed + NO_REFUSAL_FOR).filter(|&time| time > self.clock.when(at));
             listened.map(|time| self.clock.when(time)).chain(refusal)

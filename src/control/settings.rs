@@ -112,3 +112,90 @@ fn config_hash(config: &Config) -> [u8; CONFIG_HASH_LEN] {
     hasher.finalize_xof().fill(&mut hash);
     hash
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::config::checked::*;
+
+    fn vip(last: u8) -> Vip {
+        Vip {
+            address: Ipv4Addr::new(10, 0, 0, last),
+            prefix: 24,
+            gateway: None,
+            mac: Mac([2, 0, 0, 0, 0, last]),
+            ports: vec![80, 443],
+            actives: 1,
+            hedge: Duration::ZERO,
+            rebalance: None,
+            orphans_after: None,
+            health: None,
+        }
+    }
+
+    fn config() -> Config {
+        Config {
+            cluster: Cluster {
+                name: "web".into(),
+                key: Key([7; 32]),
+                heartbeat: Duration::from_millis(10),
+                missed: 3,
+                ethertype: 0x88b5,
+            },
+            node: Node { name: "s1".into(), metric: Metric::Load },
+            vips: vec![vip(100), vip(101)],
+            dataplane: Dataplane {
+                wire: Wire::Interface("eth0".into()),
+                host: Host { device: HostDevice::Tap("vip0".into()), address: None },
+                workers: vec![1],
+                control_core: 0,
+                poll: Poll::Adaptive,
+                connections: 1024,
+                huge_pages: HugePages::Never,
+                eal: Vec::new(),
+            },
+            control_socket: "/run/baton/baton.sock".into(),
+            metrics_listen: None,
+            log: Log { level: tracing::Level::INFO, json: false },
+        }
+    }
+
+    #[test]
+    fn the_hash_covers_what_members_must_agree_on_and_nothing_else() {
+        let hash = config_hash(&config());
+        let changed = |change: fn(&mut Config)| {
+            let mut config = config();
+            change(&mut config);
+            config_hash(&config) != hash
+        };
+        assert!(!changed(|config| config.vips.reverse()));
+        assert!(!changed(|config| config.node.name = "s2".into()));
+        assert!(!changed(|config| config.dataplane.workers = vec![3]));
+        assert!(changed(|config| config.cluster.name = "mail".into()));
+        assert!(changed(|config| config.cluster.heartbeat = Duration::from_millis(11)));
+        assert!(changed(|config| config.cluster.missed = 4));
+        assert!(changed(|config| config.cluster.ethertype = 0x88b6));
+        assert!(changed(|config| config.vips[1].address = Ipv4Addr::new(10, 0, 0, 9)));
+        assert!(changed(|config| config.vips[1].prefix = 25));
+        assert!(changed(|config| config.vips[1].mac = Mac([2; 6])));
+        assert!(changed(|config| config.vips[1].ports = vec![80]));
+        assert!(changed(|config| config.vips[1].actives = 2));
+        assert!(changed(|config| config.vips[1].hedge = Duration::from_millis(5)));
+        assert!(changed(|config| drop(config.vips.pop())));
+    }
+
+    #[test]
+    fn settings_come_from_the_configuration() {
+        let mut config = config();
+        config.vips[0].health =
+            Some(Health { probe: Probe::Tcp(80), every: Duration::from_secs(1), timeout: Duration::from_secs(1) });
+        let settings = Settings::from_config(&config, Mac([2; 6])).unwrap();
+        assert_eq!((settings.name.as_str(), settings.vips.len()), ("s1", 2));
+        assert!(settings.vips[0].probed && !settings.vips[1].probed);
+        assert_eq!(settings.detection(), Duration::from_millis(35));
+        config.node.name = String::new();
+        assert_eq!(Settings::from_config(&config, Mac([2; 6])).unwrap_err(), BadName);
+    }
+}

@@ -217,14 +217,16 @@ fn an_active_that_turns_mute_is_replaced_and_steps_down() {
 
 #[test]
 fn a_chain_of_links_does_not_make_terms_run_away() {
-    let mut cluster = Cluster::settled(Options { members: 4, ..Options::default() });
-    for (a, b) in [(0, 2), (0, 3), (1, 3)] {
+    let mut cluster = Cluster::settled(Options { members: 6, ..Options::default() });
+    // Each hears its neighbours alone: nobody is within two links of all others.
+    for (a, b) in (0..6).flat_map(|a| (a + 2..6).map(move |b| (a, b))) {
         cluster.set_link(a, b, false);
     }
     let before = cluster.assignment(0, 0).unwrap().term;
     cluster.run(Duration::from_secs(1));
     let terms = cluster.assignment(0, 0).unwrap().term - before;
-    assert!(terms <= 2 * 1000 / 35, "{terms} terms in a second");
+    assert!(terms > 10, "this does not test what it should");
+    assert!(terms <= 200, "{terms} terms in 100 heartbeats");
     cluster.heal();
     cluster.run(cluster.convergence());
     assert_eq!((cluster.serving(0).len(), cluster.disagreement()), (1, None));

@@ -68,6 +68,31 @@ fn a_member_that_wakes_before_its_inbox_is_read_waits_for_it() {
 }
 
 #[test]
+fn what_was_slept_through_is_no_silence() {
+    let mut cluster = Cluster::settled(Options::default());
+    cluster.pause(2);
+    cluster.partition(&[2]);
+    cluster.run(200 * MS);
+    // It wakes, and its inbox stays empty for more than the heartbeat that it waits in any case.
+    cluster.event(2, Event::Tick);
+    cluster.run(11 * MS);
+    cluster.event(2, Event::Tick);
+    assert!(cluster.view(2).peers.iter().all(|peer| peer.state.lives()), "{:?}", cluster.view(2).peers);
+}
+
+#[test]
+fn with_one_missed_heartbeat_a_member_that_wakes_listens_first_too() {
+    let mut cluster = Cluster::settled(Options { missed: 1, ..Options::default() });
+    cluster.run(9 * MS);
+    cluster.pause(2);
+    cluster.run(200 * MS);
+    cluster.event(2, Event::Tick);
+    cluster.resume(2);
+    let dead = |report: &Report| matches!(report, Report::PeerDead { .. });
+    assert!(!cluster.nodes[2].reports.iter().any(|(_, report)| dead(report)));
+}
+
+#[test]
 fn a_member_that_is_always_late_still_notices_a_death() {
     let mut cluster = Cluster::settled(Options { members: 2, ..Options::default() });
     cluster.kill(0);
