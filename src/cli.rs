@@ -190,15 +190,18 @@ fn raise(config: &Config, reload: impl Fn() -> bool + Send + 'static) -> Result<
     use std::os::unix::process::CommandExt;
 
     use baton::control::thread::Ended;
+    use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
+    let failed = |error: io::Error| Failure::new("the member could not restart", error);
+    // The run pins this thread to the control core, and the next one's threads would inherit that.
+    let cores = sched_getaffinity(None).map_err(|error| failed(error.into()))?;
     let ended = baton::launch::run(config, Box::new(reload));
     match ended.map_err(|error| Failure::new("the member could not run", error))? {
         Ended::Left => Ok(()),
         Ended::Returning => {
-            let program =
-                std::env::current_exe().map_err(|error| Failure::new("the member could not restart", error))?;
-            let failed = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
-            Err(Failure::new("the member could not restart", failed))
+            sched_setaffinity(None, &cores).map_err(|error| failed(error.into()))?;
+            let program = std::env::current_exe().map_err(failed)?;
+            Err(failed(std::process::Command::new(program).args(std::env::args_os().skip(1)).exec()))
         }
     }
 }

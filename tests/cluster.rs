@@ -1,6 +1,7 @@
 //! What baton promises of a cluster, on in-memory ports with a virtual clock.
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::panic, reason = "a failed scenario tells its trace")]
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
