@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use baton::config::checked::{HostDevice, HugePages, Metric, Poll, Probe, Rebalance, Wire};
+use baton::config::checked::{HostDevice, HttpUrl, HugePages, Metric, Poll, Probe, Rebalance, Wire};
 use baton::config::{Config, For, auto_mac, load, parse};
 use proptest::prelude::*;
 
@@ -122,8 +122,8 @@ fn everything_that_is_written_is_read() {
     assert_eq!(first.rebalance, Some(rebalance));
     assert_eq!(first.orphans_after, None);
     let health = first.health.as_ref().unwrap();
-    let Probe::Http(url) = &health.probe else { panic!("{:?}", health.probe) };
-    assert_eq!(url.to_string(), "http://10.0.0.100:8080/healthz?full=1");
+    let url = HttpUrl::parse("http://10.0.0.100:8080/healthz?full=1").unwrap();
+    assert_eq!(health.probe, Probe::Http(url));
     assert_eq!((health.every, health.timeout), (Duration::from_secs(2), Duration::from_secs(1)));
     assert_eq!((second.rebalance, second.orphans_after), (None, Some(Duration::from_secs(10))));
     assert_eq!(second.health.as_ref().unwrap().probe, Probe::Tcp(65535));
