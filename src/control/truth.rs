@@ -199,3 +199,142 @@ fn verify(established: &Established, kernel: &mut dyn Kernel, tuple: &Tuple, now
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::config::checked::HugePages;
+    use crate::table::Hasher;
+
+    /// A kernel with these sockets, and these announcements to make.
+    #[derive(Default)]
+    struct Scripted {
+        sockets: HashMap<Tuple, Held>,
+        endings: Vec<Ending>,
+        queries: usize,
+    }
+
+    impl Kernel for Scripted {
+        fn dump(&mut self) -> io::Result<Vec<(Tuple, Held)>> {
+            Ok(self.sockets.iter().map(|(&tuple, &held)| (tuple, held)).collect())
+        }
+
+        fn query(&mut self, tuple: &Tuple) -> io::Result<Option<Held>> {
+            self.queries += 1;
+            Ok(self.sockets.get(tuple).copied())
+        }
+
+        fn destroy(&mut self, tuple: &Tuple) -> io::Result<()> {
+            self.sockets.remove(tuple);
+            Ok(())
+        }
+
+        fn endings(&mut self, limit: usize, each: &mut dyn FnMut(Ending)) -> io::Result<()> {
+            let count = limit.min(self.endings.len());
+            self.endings.drain(..count).for_each(each);
+            Ok(())
+        }
+    }
+
+    const START: Time = Time::from_millis(1_000_000);
+
+    fn tuple(client_port: u16) -> Tuple {
+        Tuple { client: [10, 0, 0, 1].into(), client_port, port: 80, vip: 0 }
+    }
+
+    struct Bench {
+        established: Established,
+        shared: Shared,
+        kernel: Scripted,
+        truth: Truth,
+    }
+
+    impl Bench {
+        fn with(sockets: &[(Tuple, Held)]) -> Bench {
+            let established = Established::new(1024, Hasher::new([7; 16]), HugePages::Never).unwrap();
+            let mut kernel = Scripted { sockets: sockets.iter().copied().collect(), ..Scripted::default() };
+            let (truth, _) = Truth::rebuild(&established, &mut kernel, START).unwrap();
+            Bench { established, shared: Shared::new(1), kernel, truth }
+        }
+
+        fn step(&mut self, after_ms: u64) {
+            let now = START + Duration::from_millis(after_ms);
+            self.truth.step(&self.shared, &self.established, &mut self.kernel, now).unwrap();
+        }
+
+        fn state(&self, tuple: &Tuple) -> Option<State> {
+            self.established.find(tuple, self.established.hash(tuple)).map(|entry| entry.state())
+        }
+    }
+
+    #[test]
+    fn a_restart_finds_what_the_kernel_has() {
+        let held = [Held::Connection, Held::TimeWait, Held::HalfOpen];
+        let sockets: Vec<_> = (1..).zip(held).map(|(port, held)| (tuple(port), held)).collect();
+        let bench = Bench::with(&sockets);
+        assert_eq!(bench.state(&tuple(1)), Some(State::Live));
+        assert_eq!(bench.state(&tuple(2)), Some(State::TimeWait));
+        assert_eq!(bench.state(&tuple(3)), None);
+    }
+
+    #[test]
+    fn more_connections_than_the_table_holds_are_an_error() {
+        let established = Established::new(16, Hasher::new([7; 16]), HugePages::Never).unwrap();
+        let sockets = (1..=17).map(|port| (tuple(port), Held::Connection)).collect();
+        let mut kernel = Scripted { sockets, ..Scripted::default() };
+        assert!(Truth::rebuild(&established, &mut kernel, START).is_err());
+    }
+
+    #[test]
+    fn an_announcement_is_believed_only_after_a_query() {
+        let mut bench = Bench::with(&[1, 2, 3].map(|port| (tuple(port), Held::Connection)));
+        bench.kernel.sockets.remove(&tuple(1));
+        bench.kernel.sockets.insert(tuple(2), Held::TimeWait);
+        bench.kernel.endings = [1, 2, 3].map(|port| Ending::Socket(tuple(port))).into();
+        bench.step(1);
+        assert_eq!(bench.state(&tuple(1)), None);
+        assert_eq!(bench.state(&tuple(2)), Some(State::TimeWait));
+        assert_eq!(bench.state(&tuple(3)), Some(State::Live), "the tuple has a new socket already");
+    }
+
+    #[test]
+    fn what_workers_ask_for_is_done() {
+        let mut bench = Bench::with(&[1, 2].map(|port| (tuple(port), Held::Connection)));
+        assert!(bench.shared.notices.push(Notice::EndSocket(tuple(1))).is_ok());
+        assert!(bench.shared.notices.push(Notice::MayHaveEnded(tuple(2))).is_ok());
+        bench.step(1);
+        assert!(!bench.kernel.sockets.contains_key(&tuple(1)));
+        assert_eq!(bench.state(&tuple(2)), Some(State::Live));
+        bench.kernel.sockets.clear();
+        assert!(bench.shared.notices.push(Notice::MayHaveEnded(tuple(2))).is_ok());
+        bench.step(2);
+        assert_eq!(bench.state(&tuple(2)), None);
+    }
+
+    #[test]
+    fn an_idle_entry_goes_only_if_its_socket_is_gone() {
+        let mut bench = Bench::with(&[1, 2].map(|port| (tuple(port), Held::Connection)));
+        bench.kernel.sockets.remove(&tuple(1));
+        bench.step(30_000);
+        assert_eq!((bench.state(&tuple(1)), bench.kernel.queries), (Some(State::Live), 0));
+        bench.step(70_000);
+        assert_eq!((bench.state(&tuple(1)), bench.state(&tuple(2))), (None, Some(State::Live)));
+        assert_eq!(bench.kernel.queries, 2);
+        bench.step(80_000);
+        assert_eq!(bench.kernel.queries, 2, "what was found is not asked for again soon");
+    }
+
+    #[test]
+    fn after_lost_announcements_all_entries_are_compared_with_all_sockets() {
+        let mut bench = Bench::with(&[1, 2].map(|port| (tuple(port), Held::Connection)));
+        bench.kernel.sockets.remove(&tuple(1));
+        bench.kernel.endings = vec![Ending::Unknown];
+        bench.step(1);
+        assert_eq!(bench.state(&tuple(1)), Some(State::Live), "not at once: dumps cost time");
+        bench.step(5_001);
+        assert_eq!((bench.state(&tuple(1)), bench.state(&tuple(2))), (None, Some(State::Live)));
+        assert_eq!(bench.kernel.queries, 1, "only what the dump did not show is asked for");
+    }
+}
