@@ -180,8 +180,8 @@ fn run_with(
     });
     let control = control.map_err(system("starting the control thread"))?;
 
-    let poll = config.dataplane.poll;
-    let make = move |ports: WorkerPorts| pinned(ports, &member, &workers, clock, poll);
+    let idle = (config.dataplane.poll, config.cluster.heartbeat);
+    let make = move |ports: WorkerPorts| pinned(ports, &member, &workers, clock, idle);
     let finished = runtime.run(make, move |signal| command(&commands, signal));
     // If the ports did not run, the control thread waits for workers that never come: it ends with the process.
     let finished = finished?;
@@ -189,12 +189,19 @@ fn run_with(
     control.join().map_err(|_| Error::System { what: "the control thread", why: io::Error::other("it has failed") })
 }
 
-fn pinned(ports: WorkerPorts, member: &Arc<Member>, counters: &[Arc<Counters>], clock: Clock, poll: Poll) -> Pinned {
+fn pinned(
+    ports: WorkerPorts,
+    member: &Arc<Member>,
+    counters: &[Arc<Counters>],
+    clock: Clock,
+    (poll, heartbeat): (Poll, Duration),
+) -> Pinned {
     if poll == Poll::Adaptive {
         host::urgent();
     }
     let counters = Arc::clone(&counters[ports.index]);
-    Pinned { worker: Worker::new(Arc::clone(member), counters, clock, ports.wire, ports.host), idle: Idle::new(poll) }
+    let worker = Worker::new(Arc::clone(member), counters, clock, ports.wire, ports.host);
+    Pinned { worker, idle: Idle::new(poll, heartbeat) }
 }
 
 /// The first signal to end starts the handover, which ends the run itself; the second ends it at once.

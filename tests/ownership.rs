@@ -226,6 +226,34 @@ fn a_port_reused_and_won_elsewhere_although_we_answered_too() {
 }
 
 #[test]
+fn a_stale_entry_resets_no_connection_that_another_member_may_have_begun() {
+    let mut lab = Lab::new(ACTIVE);
+    lab.connect(100, 5000);
+    lab.role(PASSIVE);
+    lab.client(SYN, 900_000, 0).dropped(DropReason::SynPassive);
+    // The new connection's first segment was lost on its way here; the host has no socket any more.
+    lab.client_with(ACK, 900_011, 7001, &[], b"second segment").to_host();
+    lab.server(RST, 7001, 0).dropped(DropReason::StrayReset);
+    // A socket that its application ends says so all the same.
+    lab.server(RST | ACK, 5001, 101).to_wire();
+}
+
+#[test]
+fn a_service_that_is_gone_refuses_a_reused_port_only_where_nobody_else_may_accept() {
+    for may_refuse in [true, false] {
+        let mut lab = Lab::new(baton::shared::Role { may_refuse, ..ACTIVE });
+        lab.connect(100, 5000);
+        lab.client(SYN, 900_000, 0).to_host();
+        let out = lab.server(RST | ACK, 0, 900_001);
+        if may_refuse {
+            out.to_wire();
+        } else {
+            out.dropped(DropReason::RefusalHeld);
+        }
+    }
+}
+
+#[test]
 fn a_time_wait_that_is_gone_resets_nobody() {
     let mut lab = Lab::new(ACTIVE);
     lab.connect(100, 5000);

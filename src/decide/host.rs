@@ -37,6 +37,7 @@ impl Decider<'_> {
                 self.established.remove(entry);
                 Verdict::Drop(DropReason::StrayReset)
             }
+            Some(entry) if flags.rst() && entry.syn_seen() => self.reset_after_a_syn(tuple, hash, segment),
             Some(_) if flags.rst() => Verdict::ResetToWire(*tuple),
             Some(_) if !flags.syn() => Verdict::ToWire,
             _ if flags.rst() => self.refusal(tuple, hash, segment),
@@ -70,6 +71,25 @@ impl Decider<'_> {
         }
         self.handshakes.settle(record, Stage::Lost);
         Verdict::ToWire
+    }
+
+    /// A RST of a tuple that has an entry and a SYN that came later, of which nobody knows yet whose it becomes. It may
+    /// refuse that SYN. Without an ACK, it answers a segment for which the host had no socket (RFC 9293, 3.10.7.1; Linux:
+    /// `tcp_v4_send_reset`): that may have been one of the new connection, and the RST would be exactly in its place.
+    fn reset_after_a_syn(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
+        let records = self.handshakes.find(tuple, hash, self.now);
+        let mut undecided =
+            records.iter().filter(|record| matches!(record.stage, Stage::Seen | Stage::Admitted)).peekable();
+        if undecided.peek().is_none() {
+            return Verdict::ResetToWire(*tuple);
+        }
+        if !segment.flags().ack() {
+            return Verdict::Drop(DropReason::StrayReset);
+        }
+        if undecided.any(|record| segment.ack() == record.client_isn.wrapping_add(1)) {
+            return self.refusal(tuple, hash, segment);
+        }
+        Verdict::ResetToWire(*tuple)
     }
 
     /// Whether this is the bare ACK by which a half-open socket of an earlier SYN tells a client that has begun anew

@@ -104,4 +104,5 @@ def syn_flood(context: Context) -> None:
     report.equal("owners of honest connections", sorted(owners), [active.name])
 
 
-CHECKS = [Check("syn-flood", "honest handshakes succeed under a flood of spoofed SYNs", syn_flood, {"seconds": "8"})]
+# Not in continuous integration: the flood takes whatever the machine has, and what is left is luck on a shared one.
+CHECKS = [Check("syn-flood", "honest handshakes succeed under a flood of spoofed SYNs", syn_flood, None)]

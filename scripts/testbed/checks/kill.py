@@ -100,5 +100,6 @@ CHECKS = [
         kill_active_10ms,
         {"kills": "3"},
     ),
-    Check("kill-active-1ms", "the same at 1 ms heartbeats: within 15 ms", kill_active_1ms, {"kills": "3"}),
+    # Not in continuous integration: a shared machine's own pauses are as long as what it measures.
+    Check("kill-active-1ms", "the same at 1 ms heartbeats: within 15 ms", kill_active_1ms, None),
 ]
