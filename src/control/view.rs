@@ -13,8 +13,8 @@ use crate::time::Time;
 use crate::verdict::DropReason;
 use crate::worker::Member;
 
-/// Slots of the table that one page of connections looks at: a bounded time for the control thread.
-const PAGE_SLOTS: usize = 4 * CHUNK;
+/// Slots of the table that one page of connections looks at: no more than an answer has room for.
+const PAGE_SLOTS: usize = CHUNK;
 
 /// All that status and metrics tell.
 pub(super) fn snapshot<K: Kernel>(running: &Running<K>) -> Snapshot {
@@ -124,7 +124,7 @@ fn histogram<const BUCKETS: usize>(parts: impl Iterator<Item = ([u64; BUCKETS], 
 pub(super) fn connections(member: &Member, page: Page, vip: Option<VipIndex>, now: Time) -> Listed {
     let mut listed = Listed::default();
     let mut cursor = Cursor::at(page.from as usize);
-    let done = member.established.scan(&mut cursor, PAGE_SLOTS.min(CHUNK), |tuple, entry| {
+    let done = member.established.scan(&mut cursor, PAGE_SLOTS, |tuple, entry| {
         if vip.is_none_or(|vip| vip == tuple.vip) {
             listed.connections.push(Connection {
                 vip: member.facts.vips[usize::from(tuple.vip)].address.into(),
