@@ -62,4 +62,7 @@ def restart(context: Context) -> None:
     report.number("longest wait (ms)", kept.longest_ms())
 
 
-CHECKS = [Check("restart", "50 long connections survive a reload, and SIGKILL with a start a second later", restart, {})]
+CHECKS = [
+    # Not in continuous integration yet: it has not passed on a quiet machine often enough to be trusted.
+    Check("restart", "50 long connections survive a reload, and SIGKILL with a start a second later", restart, None)
+]

@@ -82,6 +82,7 @@ def soak_1ms(context: Context) -> None:
 
 
 CHECKS = [
-    Check("soak", "ten minutes of load at 10 ms heartbeats: no false failover", soak, {"minutes": "0.25"}),
+    # Not in continuous integration: a quarter of a minute proves little, and ten are too many.
+    Check("soak", "ten minutes of load at 10 ms heartbeats: no false failover", soak, None),
     Check("soak-1ms", "false failovers per hour at 1 ms heartbeats, reported", soak_1ms, None),
 ]
