@@ -25,12 +25,13 @@ use crate::control::{BadName, Control, Identity, Settings, socket};
 use crate::counters::Counters;
 use crate::frame::Mac;
 use crate::host::{self, HostKernel, HostPlan, HostSide};
-use crate::idle::Idle;
+use crate::idle::{Idle, Pause};
 use crate::metrics;
 use crate::port::dpdk::{self, Runtime, Signal, Turn, WorkerPorts};
 use crate::shared::Shared;
 use crate::table::{Established, Fragments, Handshakes, Hasher, TableError};
 use crate::time::Clock;
+use crate::wait::{Bell, Wait};
 use crate::worker::{Member, Worker};
 
 /// SYNs remembered: at most so many, at least [`FEWEST_RECORDS`], else as many as connections.
@@ -78,15 +79,18 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> Error {
 struct Pinned {
     worker: Worker<dpdk::DpdkPort, dpdk::DpdkPort>,
     idle: Idle,
+    wait: Option<Wait>,
 }
 
 impl Turn for Pinned {
-    fn turn(&mut self) {
+    fn turn(&mut self) -> bool {
         let frames = self.worker.turn();
-        let pause = self.idle.after_turn(frames);
-        if !pause.is_zero() {
-            std::thread::sleep(pause);
+        match (self.idle.after_turn(frames), &self.wait) {
+            (Pause::None, _) => return false,
+            (Pause::Wait(longest), Some(wait)) => self.idle.woken(wait.wait(longest)),
+            (Pause::Wait(longest) | Pause::Sleep(longest), _) => std::thread::sleep(longest),
         }
+        true
     }
 }
 
@@ -153,6 +157,8 @@ fn run_with(
     let _probes = Probes::start(config, move || counted.established.len(), measurements)
         .map_err(system("starting the probes of metric and health"))?;
 
+    let adaptive = config.dataplane.poll == Poll::Adaptive;
+    let bell = adaptive.then(Bell::new).transpose().map_err(system("making a bell for the workers"))?;
     let workers: Vec<_> = config.dataplane.workers.iter().map(|_| Arc::new(Counters::default())).collect();
     let shell = Shell {
         control: Control::new(Settings::from_config(config, own_mac)?, identity(&config.control_socket)?, clock.now()),
@@ -169,6 +175,7 @@ fn run_with(
         inlets: Inlets { asks: asked, commands: commanded, measured },
         kernel,
         truth,
+        bell: bell.clone(),
         reload,
     };
     let stopper = runtime.stopper();
@@ -180,28 +187,22 @@ fn run_with(
     });
     let control = control.map_err(system("starting the control thread"))?;
 
-    let idle = (config.dataplane.poll, config.cluster.heartbeat);
-    let make = move |ports: WorkerPorts| pinned(ports, &member, &workers, clock, idle);
+    let poll = config.dataplane.poll;
+    let (heartbeat, missed) = (config.cluster.heartbeat, config.cluster.missed);
+    let make = move |ports: WorkerPorts| {
+        if poll == Poll::Adaptive {
+            host::urgent();
+        }
+        let wait = ports.arrivals.zip(bell.clone()).map(|(queues, bell)| Wait::new(queues, bell));
+        let counters = Arc::clone(&workers[ports.index]);
+        let worker = Worker::new(Arc::clone(&member), counters, clock, ports.wire, ports.host);
+        Pinned { worker, idle: Idle::new(poll, heartbeat, missed, wait.is_some()), wait }
+    };
     let finished = runtime.run(make, move |signal| command(&commands, signal));
     // If the ports did not run, the control thread waits for workers that never come: it ends with the process.
     let finished = finished?;
     tracing::debug!(?finished, "the ports are closed");
     control.join().map_err(|_| Error::System { what: "the control thread", why: io::Error::other("it has failed") })
-}
-
-fn pinned(
-    ports: WorkerPorts,
-    member: &Arc<Member>,
-    counters: &[Arc<Counters>],
-    clock: Clock,
-    (poll, heartbeat): (Poll, Duration),
-) -> Pinned {
-    if poll == Poll::Adaptive {
-        host::urgent();
-    }
-    let counters = Arc::clone(&counters[ports.index]);
-    let worker = Worker::new(Arc::clone(member), counters, clock, ports.wire, ports.host);
-    Pinned { worker, idle: Idle::new(poll, heartbeat) }
 }
 
 /// The first signal to end starts the handover, which ends the run itself; the second ends it at once.

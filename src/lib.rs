@@ -27,4 +27,5 @@ pub mod sync;
 pub mod table;
 pub mod time;
 pub mod verdict;
+pub mod wait;
 pub mod worker;

@@ -14,12 +14,13 @@ use super::{Action, CannotActivate, Control, Event, Report};
 use crate::config::Config;
 use crate::control::probes::Measured;
 use crate::counters::Counters;
-use crate::shared::Role;
+use crate::shared::{HeartbeatFrame, Role};
 use crate::table::VipIndex;
 use crate::time::{Clock, Time};
+use crate::wait::Bell;
 use crate::worker::Member;
 
-/// The longest that heartbeats lie in the inbox. Workers cannot wake this thread: that would be a system call on their
+/// The longest that heartbeats lie in the inbox. Workers do not wake this thread: that would be a system call on their
 /// path.
 const LONGEST_WAIT: Duration = Duration::from_millis(2);
 
@@ -83,6 +84,8 @@ pub struct Shell<K: Kernel> {
     pub kernel: K,
     /// The table's truth, rebuilt.
     pub truth: Truth,
+    /// Wakes the workers for a heartbeat, where they may be waiting.
+    pub bell: Option<Bell>,
     /// Called on [`Command::Reload`]: whether there is a right configuration to start anew with. Says itself if not.
     pub reload: Box<dyn Fn() -> bool + Send>,
 }
@@ -193,17 +196,22 @@ impl<K: Kernel> Running<K> {
         self.shell.control.step(event, now, &mut actions);
         for action in actions.drain(..) {
             match action {
-                Action::Send(heartbeat) => {
-                    if self.shell.member.shared.outbox.push(*heartbeat).is_err() {
-                        tracing::warn!("a heartbeat was not sent: no worker has taken the last ones");
-                    }
-                }
+                Action::Send(heartbeat) => self.send(*heartbeat),
                 Action::SetRole { vip, role } => self.set_role(vip, role),
                 Action::Report(report) => log(&report),
                 Action::Left => self.left = true,
             }
         }
         self.actions = actions;
+    }
+
+    fn send(&self, heartbeat: HeartbeatFrame) {
+        if self.shell.member.shared.outbox.push(heartbeat).is_err() {
+            tracing::warn!("a heartbeat was not sent: no worker has taken the last ones");
+        }
+        if let Some(bell) = &self.shell.bell {
+            bell.ring();
+        }
     }
 
     fn set_role(&mut self, vip: VipIndex, role: Role) {

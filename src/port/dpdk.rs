@@ -18,6 +18,7 @@
 
 mod af_packet;
 mod buffer;
+mod descriptors;
 mod devices;
 mod interface;
 mod memory;
@@ -25,7 +26,9 @@ mod queue;
 mod signal;
 mod worker;
 
+use std::io;
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -199,12 +202,13 @@ impl Runtime {
         let wire = queue::port_id(&self.ports.wire)?;
         let host = queue::port_id(&self.ports.host)?;
         let make = Arc::new(make);
-        for (index, &core) in self.workers.iter().enumerate() {
+        for ((index, &core), arrivals) in self.workers.iter().enumerate().zip(self.arrivals()?) {
             let make = make.clone();
             let pool = memory::pool_of_core(core)?;
             self.capsule
                 .add_pipeline_to_core(core, move |_queues| {
-                    worker::Pipeline::new(core, || make(worker::ports(core, index, wire, host, pool)))
+                    let ports = worker::ports((core, index), (wire, host), pool, arrivals);
+                    worker::Pipeline::new(core, || make(ports))
                 })
                 .map_err(failed("installing a worker"))?;
         }
@@ -212,6 +216,19 @@ impl Runtime {
         let buffers_held_before = memory::held();
         self.capsule.execute().map_err(failed("running the ports"))?;
         Ok(Finished { buffers_held_before, buffers_held_after: memory::held() })
+    }
+
+    /// For each worker what tells it of frames.
+    fn arrivals(&self) -> Result<Vec<Option<[OwnedFd; 2]>>, Error> {
+        let failed =
+            |reason: io::Error| Error::Dpdk { doing: "looking for the ports' descriptors", reason: reason.to_string() };
+        let queues = self.workers.len();
+        let wire = descriptors::of_device(&self.ports.wire, None, queues).map_err(failed)?;
+        let host = descriptors::of_device(&self.ports.host, self.ports.tap.as_deref(), queues).map_err(failed)?;
+        Ok(match (wire, host) {
+            (Some(wire), Some(host)) => wire.into_iter().zip(host).map(|(wire, host)| Some([wire, host])).collect(),
+            _ => self.workers.iter().map(|_| None).collect(),
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use baton::config::checked::{Dataplane, Host, HostDevice, HugePages, Poll, Wire};
 use baton::port::dpdk::{MbufBuffer, Runtime, Signal, Turn, WorkerPorts};
 use baton::port::{Buffer, Burst, Port};
+use baton::wait::{Bell, Wait, Woken};
 
 #[derive(Default)]
 struct Counters {
@@ -16,6 +17,7 @@ struct Counters {
     from_host: AtomicU64,
     not_whole: AtomicU64,
     refused: AtomicU64,
+    late: AtomicU64,
     turns: AtomicU64,
 }
 
@@ -25,6 +27,8 @@ struct Forwarder {
     burst: Burst<MbufBuffer>,
     counters: Arc<Counters>,
     sleep: bool,
+    // Instead: waits for the kernel to tell of frames.
+    wait: Option<Wait>,
     panic_at: u64,
     // Bursts are handed on as they come, as dpdk-testpmd does in its io mode: for comparing the two.
     plain: bool,
@@ -65,14 +69,27 @@ impl Forwarder {
 }
 
 impl Turn for Forwarder {
-    fn turn(&mut self) {
+    fn turn(&mut self) -> bool {
         let turns = self.counters.turns.fetch_add(1, Ordering::Relaxed) + 1;
         assert!(turns != self.panic_at, "a worker panics, as asked for");
-        if !(self.forward(true) | self.forward(false)) && self.sleep {
-            std::thread::sleep(Duration::from_micros(100));
+        if self.forward(true) | self.forward(false) {
+            return false;
         }
+        match &self.wait {
+            Some(wait) => {
+                if wait.wait(LONGEST_WAIT) == Woken::ByTime && (self.forward(true) | self.forward(false)) {
+                    self.counters.late.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            None if self.sleep => std::thread::sleep(Duration::from_micros(100)),
+            None => return false,
+        }
+        true
     }
 }
+
+/// So long that who is not told of a frame misses it.
+const LONGEST_WAIT: Duration = Duration::from_millis(900);
 
 fn value<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
     arguments.iter().find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='))
@@ -109,6 +126,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         eal: value(arguments, "eal").map(|text| text.split(';').map(str::to_owned).collect()).unwrap_or_default(),
     };
     let sleep = value(arguments, "poll") == Some("adaptive");
+    let told = value(arguments, "poll") == Some("told");
     let plain = value(arguments, "forward") == Some("plain");
     let panic_at = number("panic_at", 0) as u64;
     let handover = value(arguments, "handover").map(|millis| Duration::from_millis(millis.parse().unwrap()));
@@ -124,9 +142,12 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     }
     let counters = Arc::new(Counters::default());
     let theirs = counters.clone();
-    let make = move |ports: WorkerPorts| {
+    let make = move |mut ports: WorkerPorts| {
         say(&format!("worker {} on core {}", ports.index, ports.core));
-        Forwarder { ports, burst: Burst::new(), counters: theirs.clone(), sleep, panic_at, plain, forwarded: 0 }
+        let arrivals = ports.arrivals.take().filter(|_| told);
+        let wait = arrivals.map(|queues| Wait::new(queues, Bell::new().unwrap()));
+        assert_eq!(wait.is_some(), told, "the kernel has descriptors for these ports");
+        Forwarder { ports, burst: Burst::new(), counters: theirs.clone(), sleep, wait, panic_at, plain, forwarded: 0 }
     };
     let on_signal = move |signal| {
         say(&format!("signal {signal:?}"));
@@ -147,11 +168,12 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     let finished = runtime.run(make, on_signal).map_err(|error| error.to_string())?;
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     say(&format!(
-        "finished from_wire={} from_host={} not_whole={} refused={} turns={} held_before={} held_after={}",
+        "finished from_wire={} from_host={} not_whole={} refused={} late={} turns={} held_before={} held_after={}",
         load(&counters.from_wire),
         load(&counters.from_host),
         load(&counters.not_whole),
         load(&counters.refused),
+        load(&counters.late),
         load(&counters.turns),
         finished.buffers_held_before,
         finished.buffers_held_after,

@@ -15,6 +15,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         ("frames_pass_and_none_is_leaked_on_memory_devices", frames_pass_on_memory_devices),
         ("a_kernels_ping_and_tcp_pass_between_wire_and_tap", a_kernels_ping_and_tcp),
+        ("a_worker_that_waits_is_told_of_every_frame", a_worker_that_waits),
         ("a_worker_on_the_control_core_and_a_second_queue_work", a_worker_on_the_control_core),
         ("the_tap_keeps_address_and_route_when_the_member_is_killed", the_tap_survives),
         ("frames_longer_than_the_mtu_are_not_whole_and_harm_no_other", frames_longer_than_the_mtu),
@@ -51,6 +52,24 @@ fn a_kernels_ping_and_tcp() {
     assert!(counters.get("from_wire") > 700 && counters.get("from_host") > 700, "{counters:?}");
     assert_eq!(counters.get("not_whole"), 0, "{counters:?}");
     assert_eq!(counters.get("held_after"), counters.get("held_before"), "buffers are missing: {counters:?}");
+}
+
+/// Frames of which a worker is not told lie until its wait ends, and count as late.
+fn a_worker_that_waits() {
+    for workers in ["workers=1", "workers=0,1"] {
+        let net = Net::new();
+        let member = Member::started(&net.member, &[WIRE, TAP, "poll=told", "control=0", workers]);
+        assert!(net.ping(56), "no answer to a ping");
+        let (port, server) = net.echo(16);
+        for number in 0..16u8 {
+            net.exchange(port, &vec![number; 20_000]);
+        }
+        server.join().unwrap();
+        let counters = member.finish();
+        println!("frames by worker: {:?}", counters.by_worker);
+        assert!(counters.by_worker.iter().all(|&frames| frames > 0), "{counters:?}");
+        assert_eq!(counters.get("late"), 0, "{counters:?}");
+    }
 }
 
 fn a_worker_on_the_control_core() {

@@ -1,10 +1,10 @@
 //! DPDK's af_packet driver: its arguments, and what has to be put right around it.
 
-use std::fs;
 use std::io;
 use std::os::fd::RawFd;
 
 use super::Error;
+use super::descriptors;
 use super::interface::{index, set_option};
 
 /// Bytes of a frame's place in the ring that driver and kernel share. The driver's default.
@@ -62,18 +62,14 @@ pub(super) fn ignore_outgoing(interface: &str) -> Result<(), Error> {
         libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: u32::MAX },
     ];
     let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
-    for entry in fs::read_dir("/proc/self/fd").map_err(failed)? {
-        let Some(socket) = entry.map_err(failed)?.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        if is_receiving_packet_socket(socket, index) {
-            set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program).map_err(failed)?;
-        }
+    for socket in descriptors::own(|descriptor| is_receiving_packet_socket(descriptor, index)).map_err(failed)? {
+        set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program).map_err(failed)?;
     }
     Ok(())
 }
 
-fn is_receiving_packet_socket(socket: RawFd, index: u32) -> bool {
+/// Whether it is a packet socket that receives on the interface of that index.
+pub(super) fn is_receiving_packet_socket(socket: RawFd, index: u32) -> bool {
     // SAFETY: all zeros is a valid address; the kernel writes at most `len` bytes, and refuses what is not a socket.
     let (result, address) = unsafe {
         let mut address: libc::sockaddr_ll = std::mem::zeroed();

@@ -1,6 +1,7 @@
 //! A worker's loop as a capsule pipeline of our own.
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -13,9 +14,9 @@ const TURNS: u32 = 32;
 
 /// What runs on a worker's core.
 pub trait Turn {
-    /// One round: receive, decide, send. It must return; where it sleeps for want of work, for a millisecond at most,
-    /// as a stop waits for 32 turns.
-    fn turn(&mut self);
+    /// One round: receive, decide, send. It must return within milliseconds. True if it slept for want of work: a stop
+    /// is looked for then.
+    fn turn(&mut self) -> bool;
 }
 
 /// What a worker owns.
@@ -30,12 +31,20 @@ pub struct WorkerPorts {
     pub wire: DpdkPort,
     /// Its queue pair towards the host's stack.
     pub host: DpdkPort,
+    /// Descriptors that are readable while a frame waits in the queues of wire and host, if the kernel has any.
+    pub arrivals: Option<[OwnedFd; 2]>,
 }
 
 /// The ports of the worker on `core`. capsule gives the cores of a port, in ascending order, its queues from 0 on.
-pub(super) fn ports(core: usize, index: usize, wire: PortId, host: PortId, pool: Pool) -> WorkerPorts {
+pub(super) fn ports(
+    (core, index): (usize, usize),
+    (wire, host): (PortId, PortId),
+    pool: Pool,
+    arrivals: Option<[OwnedFd; 2]>,
+) -> WorkerPorts {
     let queue = index as u16;
-    WorkerPorts { core, index, wire: DpdkPort::new(wire, queue, pool), host: DpdkPort::new(host, queue, pool) }
+    let (wire, host) = (DpdkPort::new(wire, queue, pool), DpdkPort::new(host, queue, pool));
+    WorkerPorts { core, index, wire, host, arrivals }
 }
 
 /// A [`Turn`] that capsule's executor polls for ever.
@@ -57,7 +66,9 @@ impl<W: Turn> Future for Pipeline<W> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let _loud = AbortOnPanic;
         for _ in 0..TURNS {
-            self.worker.turn();
+            if self.worker.turn() {
+                break;
+            }
         }
         context.waker().wake_by_ref();
         Poll::Pending
