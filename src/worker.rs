@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+use crate::broken::{Rule, broken};
 use crate::classify::{self, Class, Facts};
 use crate::counters::Counters;
 use crate::decide::Decider;
@@ -170,7 +171,8 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                 tcp::blank_fast_open(frame);
             }
             Verdict::ToWire => {
-                ethernet::set_source(frame, facts.own_mac);
+                let source = if broken(Rule::OwnSource) { facts.vips[0].mac } else { facts.own_mac };
+                ethernet::set_source(frame, source);
                 return self.to_wire.push(buffer);
             }
             Verdict::ResetToWire(tuple) => {

@@ -415,6 +415,7 @@ fn chaos(seed: u64) -> Cluster {
             think: random.up_to(200 * MS),
             finish: [Finish::Client, Finish::Server, Finish::Abort, Finish::Stay][random.below(4) as usize],
             stamped: random.chance(0.7),
+            ..Plan::default()
         };
         let client = random.below(2) as usize;
         match random.below(12) {

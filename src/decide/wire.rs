@@ -1,6 +1,7 @@
 //! What comes from the switch.
 
 use super::{Decider, distrust, in_window, is_unfinished};
+use crate::broken::{Rule, broken};
 use crate::classify::{Class, FragmentId};
 use crate::frame::tcp::Segment;
 use crate::shared::Role;
@@ -9,7 +10,8 @@ use crate::verdict::{DropReason, Verdict};
 
 /// Whether a client's segment acknowledges a SYN-ACK of our host, by its ISN and, in use, its timestamp.
 fn acknowledges(segment: &Segment<'_>, record: &Record) -> bool {
-    record.acknowledged_by(segment.ack(), segment.timestamps().map(|timestamps| timestamps.echo))
+    broken(Rule::Ownership)
+        || record.acknowledged_by(segment.ack(), segment.timestamps().map(|timestamps| timestamps.echo))
 }
 
 impl Decider<'_> {
@@ -46,7 +48,8 @@ impl Decider<'_> {
     }
 
     fn role(&self, vip: VipIndex) -> Role {
-        self.shared.role(vip)
+        let role = self.shared.role(vip);
+        Role { active: role.active || broken(Rule::PassiveDrops), ..role }
     }
 
     /// Whether a connection of this tuple is, or may become, this member's.
@@ -100,9 +103,15 @@ impl Decider<'_> {
                 return Verdict::Drop(DropReason::TableFull);
             }
         }
+        if broken(Rule::PassiveRemembers) && !role.active {
+            return Verdict::Drop(DropReason::SynPassive);
+        }
         let remembered = self.handshakes.remember(tuple, hash, segment.seq(), role.active && pure, self.now);
         if let Some(mut entry) = entry {
             self.established.set_syn_seen(&mut entry);
+            if broken(Rule::SynAltersNothing) {
+                self.established.remove(entry);
+            }
         }
         if !role.active {
             return Verdict::Drop(DropReason::SynPassive);
@@ -167,6 +176,9 @@ impl Decider<'_> {
     ) -> Verdict {
         if !acknowledges(segment, record) {
             let half_open = self.lose(records, record);
+            if broken(Rule::HalfOpenCleared) {
+                return Verdict::Drop(DropReason::LostRace);
+            }
             return Verdict::ClearHalfOpen(*tuple, half_open, DropReason::LostRace);
         }
         // The entry first: once the record says "confirmed", a segment on another worker must find it.

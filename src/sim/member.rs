@@ -5,11 +5,13 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::kernel::Kernel;
+use super::clock::Skew;
+use super::kernel::{Announced, Kernel};
 use super::service::Server;
-use super::shell::Shell;
+use super::shell::{Shell, Sockets};
 use crate::classify::Facts;
 use crate::config::checked::HugePages;
+use crate::control::{ClusterView, Control, Event};
 use crate::counters::Counters;
 use crate::port::memory::{MemoryBuffer, MemoryPort};
 use crate::port::{BURST, Buffer};
@@ -36,10 +38,26 @@ pub struct Machine {
     pub from_host: VecDeque<Frame>,
     /// Without baton: the machine answers for the address itself.
     pub plain: bool,
-    /// Whether anything ever went wrong with it.
-    pub disturbed: bool,
+    /// When it was booted last.
+    pub booted: Time,
+    /// How often it was booted before.
+    pub boots: u64,
+    /// When its service last stopped listening, for each virtual IP.
+    pub stopped: Vec<Option<Time>>,
     /// How often baton was started.
     pub incarnation: u64,
+    /// It has been told to leave.
+    pub leaving: bool,
+}
+
+impl Machine {
+    /// Whether it could be active for a virtual IP, as far as it knows itself.
+    pub fn is_fit(&self, vip: usize, now: Time) -> bool {
+        let running = self.daemon.as_ref().filter(|daemon| !daemon.paused);
+        running.and_then(|daemon| daemon.view(now)).is_some_and(|view| {
+            view.settled && !view.yielding && view.vips[vip].healthy && !view.vips[vip].draining && !self.leaving
+        })
+    }
 }
 
 /// baton as it runs on a machine.
@@ -50,11 +68,42 @@ pub struct Daemon {
     pub counters: Arc<Counters>,
     /// The control thread.
     pub shell: Shell,
+    /// Its clock.
+    pub skew: Skew,
     /// Stopped (SIGSTOP): neither worker nor control thread runs.
     pub paused: bool,
     /// Frames from the wire that wait for the worker.
     pub arrived: VecDeque<Frame>,
     worker: Worker<MemoryPort, MemoryPort>,
+}
+
+/// What a member starts with.
+pub struct Birth {
+    /// What its workers know.
+    pub facts: Facts,
+    /// Of the hash.
+    pub key: [u8; 16],
+    /// Capacity of its connection table.
+    pub connections: usize,
+    /// Capacity of its ring of handshakes.
+    pub handshakes: usize,
+    /// Its control core; without one, roles are what a test says.
+    pub control: Option<Control>,
+    /// Whether its services are probed.
+    pub probed: bool,
+    /// Its clock.
+    pub skew: Skew,
+}
+
+/// Why baton did not start on a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Memory that the system does not give.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The table could not be rebuilt.
+    #[error(transparent)]
+    Rebuild(#[from] std::io::Error),
 }
 
 /// What a turn of the worker sent.
@@ -67,17 +116,12 @@ pub struct Sent {
 }
 
 impl Daemon {
-    /// Starts with empty tables for `connections` connections and as many handshakes as the daemon would have.
+    /// Starts with tables for `connections` connections, which hold what the kernel has, and `handshakes` handshakes.
     ///
     /// # Errors
-    /// Memory that the system does not give.
-    pub fn new(
-        facts: Facts,
-        key: [u8; 16],
-        connections: usize,
-        handshakes: usize,
-        shell: Shell,
-    ) -> Result<Daemon, TableError> {
+    /// Memory that the system does not give, or connections for which there is no room.
+    pub fn start(kernel: &mut Kernel, birth: Birth, now: Time) -> Result<Daemon, StartError> {
+        let Birth { facts, key, connections, handshakes, control, probed, skew } = birth;
         let vips = facts.vips.len();
         let member = Arc::new(worker::Member {
             facts,
@@ -86,11 +130,14 @@ impl Daemon {
             handshakes: Handshakes::new(handshakes, HugePages::Never)?,
             fragments: Fragments::new(),
         });
+        kernel.announced = Announced::default();
+        let mut sockets = Sockets { kernel, facts: &member.facts, now };
+        let shell = Shell::start(control, probed, &member, &mut sockets, skew.local(now))?;
         let counters = Arc::new(Counters::default());
         // Its own clock is for the histogram of forwarding times alone.
         let (wire, host) = (MemoryPort::default(), MemoryPort::default());
         let worker = Worker::new(Arc::clone(&member), Arc::clone(&counters), Clock::start(), wire, host);
-        Ok(Daemon { member, counters, shell, paused: false, arrived: VecDeque::new(), worker })
+        Ok(Daemon { member, counters, shell, skew, paused: false, arrived: VecDeque::new(), worker })
     }
 
     /// A frame from the wire: the device has room for it, or not.
@@ -105,6 +152,27 @@ impl Daemon {
         self.arrived.iter().take(BURST)
     }
 
+    /// The cluster as this member sees it.
+    pub fn view(&self, now: Time) -> Option<ClusterView> {
+        self.shell.control.as_ref().map(|control| control.view(self.skew.local(now)))
+    }
+
+    /// When the control thread is to run at the latest.
+    pub fn shell_due(&self) -> Time {
+        self.skew.global(self.shell.deadline())
+    }
+
+    /// The control thread does what is due.
+    pub fn run_shell(&mut self, kernel: &mut Kernel, now: Time) {
+        let mut sockets = Sockets { kernel, facts: &self.member.facts, now };
+        self.shell.run(&self.member, &mut sockets, self.skew.local(now));
+    }
+
+    /// Tells the control core.
+    pub fn tell(&mut self, event: Event<'_>, now: Time) {
+        self.shell.step(event, &self.member, self.skew.local(now));
+    }
+
     /// One turn of the worker.
     pub fn turn(&mut self, from_host: &mut VecDeque<Frame>, now: Time) -> Sent {
         let buffer = |frame: Frame| MemoryBuffer::new(&frame);
@@ -112,7 +180,7 @@ impl Daemon {
         self.worker.wire.arrived.extend(self.arrived.drain(..wire).map(buffer));
         let host = from_host.len().min(BURST);
         self.worker.host.arrived.extend(from_host.drain(..host).map(buffer));
-        self.worker.turn_at(now);
+        self.worker.turn_at(self.skew.local(now));
         let frame = |buffer: MemoryBuffer| Frame::from(buffer.bytes());
         Sent {
             to_wire: self.worker.wire.sent.drain(..).map(frame).collect(),

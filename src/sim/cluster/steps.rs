@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use super::{Cluster, Event, Station};
 use crate::sim::checks::Truth;
-use crate::sim::kernel::End;
+use crate::sim::kernel::{Announced, End};
 use crate::sim::member::Frame;
+use crate::sim::options::Options;
 use crate::sim::segment::Flow;
 use crate::sim::switch::{PortIndex, Way};
 use crate::sim::trace::{Glance, Place};
 use crate::time::Time;
+
+/// How long a service may take to accept a connection.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The longest until a worker polls, a thread wakes, a kernel takes a frame: enough for things to overlap.
 const POLL: Duration = Duration::from_micros(20);
@@ -26,17 +30,24 @@ impl Cluster {
                 outs.into_iter().for_each(|out| self.cross(out, Way::Out, Frame::clone(&frame)));
             }
             Event::Arrive(port, frame) => self.arrive(port, frame),
-            Event::Turn(index) => self.turn(index),
-            Event::ToHost(index, frames) => {
-                for frame in frames {
-                    self.members[index].kernel.receive(&frame, at);
+            Event::ToHost(index, boots, frames) => {
+                if self.members[index].boots == boots {
+                    for frame in &frames {
+                        self.members[index].kernel.receive(frame, at);
+                    }
+                    self.host(index);
+                    self.look(index, &frames);
                 }
-                self.host(index);
             }
             // An earlier time was set since: that event came, or will.
+            Event::Turn(index) if self.due[index].turn != Some(at) => {}
             Event::Host(index) if self.due[index].host != Some(at) => {}
             Event::Shell(index) if self.due[index].shell != Some(at) => {}
             Event::Client(index) if self.client_due[index] != Some(at) => {}
+            Event::Turn(index) => {
+                self.due[index].turn = None;
+                self.turn(index);
+            }
             Event::Host(index) => {
                 self.due[index].host = None;
                 self.members[index].kernel.wake(at);
@@ -79,7 +90,7 @@ impl Cluster {
             Station::Member(index) => {
                 if let Some(daemon) = &mut self.members[index].daemon {
                     daemon.arrive(frame);
-                    self.schedule_turn(index);
+                    self.schedule_turn(index, Duration::ZERO);
                 }
             }
             Station::Client(index) => {
@@ -107,8 +118,8 @@ impl Cluster {
 
     /// A member's worker takes a turn.
     fn turn(&mut self, index: usize) {
-        self.due[index].turn = None;
         let machine = &mut self.members[index];
+        let boots = machine.boots;
         let Some(daemon) = machine.daemon.as_mut().filter(|daemon| !daemon.paused) else { return };
         for glance in daemon.next_burst().filter_map(|frame| Glance::at(frame)) {
             self.checks.received(index, &glance);
@@ -126,10 +137,10 @@ impl Cluster {
         if !sent.to_host.is_empty() {
             let at = self.due[index].to_host.max(self.now + self.random.up_to(POLL));
             self.due[index].to_host = at;
-            self.events.push(at, Event::ToHost(index, sent.to_host));
+            self.events.push(at, Event::ToHost(index, boots, sent.to_host));
         }
         if more {
-            self.schedule_turn(index);
+            self.schedule_turn(index, Duration::ZERO);
         }
         if told {
             self.schedule_shell(index, self.now);
@@ -146,6 +157,7 @@ impl Cluster {
         {
             self.trace.sent(self.now, Place::Member(index), glance.flow.reversed(), glance);
         }
+        self.look(index, std::slice::from_ref(&frame));
         self.cross(index, Way::In, frame);
     }
 
@@ -154,14 +166,14 @@ impl Cluster {
         let (now, machine) = (self.now, &mut self.members[index]);
         machine.server.run(&mut machine.kernel, now);
         let frames = std::mem::take(&mut machine.kernel.frames);
-        let (plain, runs, ended) = (machine.plain, machine.daemon.is_some(), !machine.kernel.destroyed.is_empty());
+        let (plain, runs, ended) = (machine.plain, machine.daemon.is_some(), !machine.kernel.announced.is_empty());
         if plain {
-            machine.kernel.destroyed.clear();
+            machine.kernel.announced = Announced::default();
             frames.into_iter().for_each(|frame| self.leave(index, frame.into()));
         } else if runs {
             machine.from_host.extend(frames.into_iter().map(Frame::from));
             if !machine.from_host.is_empty() {
-                self.schedule_turn(index);
+                self.schedule_turn(index, Duration::ZERO);
             }
             if ended {
                 self.schedule_shell(index, now);
@@ -169,7 +181,7 @@ impl Cluster {
         } else {
             // The device behind which nobody is has no carrier; nobody hears the announcements.
             machine.from_host.clear();
-            machine.kernel.destroyed.clear();
+            machine.kernel.announced = Announced::default();
         }
         if let Some(at) = self.members[index].kernel.deadline().map(|at| at.max(now))
             && self.due[index].host.is_none_or(|due| at < due)
@@ -182,13 +194,47 @@ impl Cluster {
     fn shell(&mut self, index: usize) {
         let machine = &mut self.members[index];
         let Some(daemon) = machine.daemon.as_mut().filter(|daemon| !daemon.paused) else { return };
-        let was = daemon.member.shared.role(0);
-        daemon.shell.run(&daemon.member, &mut machine.kernel, self.now);
-        let role = daemon.member.shared.role(0);
-        if role != was {
-            self.note(format!("s{} becomes {role:?}", index + 1));
+        daemon.run_shell(&mut machine.kernel, self.now);
+        if daemon.shell.left {
+            self.note(format!("s{} has left", index + 1));
+            // Its last words are sent before it ends.
+            self.turn(index);
+            self.members[index].daemon = None;
+            self.gone(index);
         }
+        self.roles_of(index);
         self.wake_member(index);
+    }
+
+    /// Notes what has changed of a member's roles.
+    pub(super) fn roles_of(&mut self, index: usize) {
+        for vip in 0..self.options.vips() {
+            let role = self.role(index, vip);
+            let was = std::mem::replace(&mut self.roles[index][vip], role);
+            if role == was {
+                continue;
+            }
+            self.schedule_turn(index, Duration::ZERO);
+            let address = Options::vip_address(vip);
+            if role.active {
+                let refuses = if role.may_refuse { ", refuses" } else { "" };
+                self.note(format!("s{} is active for {address}, rank {}{refuses}", index + 1, role.rank));
+            } else {
+                self.note(format!("s{} is passive for {address}", index + 1));
+                self.check_served(vip);
+            }
+        }
+    }
+
+    /// As long as members only hand roles over, somebody is active at every moment.
+    fn check_served(&mut self, vip: usize) {
+        if self.undisturbed
+            && self.actives_of(vip).is_empty()
+            && self.members.iter().any(|machine| machine.is_fit(vip, self.now))
+        {
+            let address = Options::vip_address(vip);
+            self.checks.violate(self.now, None, format!("nobody is active for {address} during a handover"));
+        }
     }
 
     fn client(&mut self, index: usize) {
@@ -212,9 +258,19 @@ impl Cluster {
         let story = self.clients[client].stories.get(&flow);
         let Some((iss, irs)) = story.and_then(|story| story.numbers) else { return };
         let owner = self.checks.owner(flow, Truth { iss, irs: Some(irs) });
-        if let Some(owner) = owner.filter(|&owner| !self.members[owner].disturbed) {
+        if let Some(owner) = owner.filter(|&owner| !self.may_end(client, flow, owner)) {
             self.checks.violate(self.now, Some(flow), format!("a connection of s{} broke: {end:?}", owner + 1));
         }
+    }
+
+    /// Whether something has happened to a connection's owner that the connection need not outlive: its machine was
+    /// rebooted, or its service had stopped before it accepted the connection.
+    pub fn may_end(&self, client: usize, flow: Flow, owner: usize) -> bool {
+        let Some(story) = self.clients[client].stories.get(&flow) else { return true };
+        let machine = &self.members[owner];
+        let stopped = self.vip_of(flow).and_then(|vip| machine.stopped[vip]);
+        let accepted_by = story.connected.map_or(self.now, |connected| connected + ACCEPTED_WITHIN);
+        machine.booted > story.begun || stopped.is_some_and(|at| at >= story.begun && at <= accepted_by)
     }
 
     /// After something has been done to a client from outside.
@@ -233,17 +289,18 @@ impl Cluster {
     pub(super) fn wake_member(&mut self, index: usize) {
         let Some(daemon) = self.members[index].daemon.as_ref().filter(|daemon| !daemon.paused) else { return };
         let (waits, deadline) =
-            (!daemon.member.shared.outbox.is_empty() || !daemon.arrived.is_empty(), daemon.shell.deadline());
+            (!daemon.member.shared.outbox.is_empty() || !daemon.arrived.is_empty(), daemon.shell_due());
         if waits {
-            self.schedule_turn(index);
+            self.schedule_turn(index, Duration::ZERO);
         }
         self.schedule_shell(index, deadline);
         self.host(index);
     }
 
-    fn schedule_turn(&mut self, index: usize) {
-        if self.due[index].turn.is_none() {
-            let at = self.now + self.random.up_to(POLL);
+    /// The worker polls, some time after `due` has gone by.
+    pub(super) fn schedule_turn(&mut self, index: usize, due: Duration) {
+        let at = self.now + due + self.random.up_to(POLL);
+        if self.due[index].turn.is_none_or(|earlier| at < earlier) {
             self.due[index].turn = Some(at);
             self.events.push(at, Event::Turn(index));
         }

@@ -44,8 +44,12 @@ impl Listener {
         self.waiting.pop_front()
     }
 
+    pub(super) fn has(&self, flow: Flow) -> bool {
+        self.waiting.contains(&flow)
+    }
+
     /// Linux: `sk_acceptq_is_full`.
-    fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.waiting.len() > self.backlog
     }
 }
