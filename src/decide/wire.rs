@@ -157,6 +157,12 @@ impl Decider<'_> {
             Stage::Admitted => self.decide_race(tuple, hash, segment, &records, record),
             Stage::Seen => {
                 self.handshakes.settle(record, Stage::Answered);
+                // What our host holds of an earlier attempt ends with it.
+                let earlier = records.iter().any(|other| other.stage == Stage::Admitted && other.age >= record.age);
+                if earlier && segment.seq() == record.client_isn.wrapping_add(1) {
+                    let half_open = self.lose(&records, record);
+                    return Verdict::ClearHalfOpen(*tuple, half_open, DropReason::LostRace);
+                }
                 Verdict::Drop(DropReason::NoConnection)
             }
             Stage::Lost => Verdict::Drop(DropReason::LostRace),

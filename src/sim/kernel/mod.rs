@@ -123,6 +123,8 @@ pub struct Kernel {
     timers: BTreeSet<(Time, Flow)>,
     armed: BTreeMap<Flow, Time>,
     listeners: BTreeMap<u16, Listener>,
+    /// What sockets that are gone had received, and nobody has read.
+    unread: BTreeMap<Flow, Vec<u8>>,
     sent: Vec<(Flow, Segment)>,
     /// Frames to be sent.
     pub frames: Vec<Vec<u8>>,
@@ -168,6 +170,7 @@ impl Kernel {
             timers: BTreeSet::new(),
             armed: BTreeMap::new(),
             listeners: BTreeMap::new(),
+            unread: BTreeMap::new(),
             sent: Vec::new(),
             frames: Vec::new(),
             signals: VecDeque::new(),
@@ -202,6 +205,7 @@ impl Kernel {
     /// Begins a connection; one that this machine had with the same ends is forgotten without a word.
     pub fn connect(&mut self, flow: Flow, stamped: bool, now: Time) {
         self.forget(flow);
+        self.unread.remove(&flow);
         let socket = Socket::connect(flow, stamped, &mut self.context(now));
         self.entries.insert(flow, Entry::Socket(Box::new(socket)));
         self.after(flow, now);
@@ -221,9 +225,10 @@ impl Kernel {
         }
     }
 
-    /// Reads what has arrived.
+    /// Reads what has arrived, also after the end.
     pub fn read(&mut self, flow: Flow, now: Time) -> Vec<u8> {
-        self.with_socket(flow, now, |socket, cx| socket.read(cx)).unwrap_or_default()
+        let read = self.with_socket(flow, now, |socket, cx| socket.read(cx));
+        read.or_else(|| self.unread.remove(&flow)).unwrap_or_default()
     }
 
     /// Sends data.
@@ -382,6 +387,9 @@ impl Kernel {
     }
 
     fn end(&mut self, flow: Flow, end: End) {
+        if let Some(Entry::Socket(socket)) = self.entries.get_mut(&flow) {
+            self.unread.insert(flow, socket.leave());
+        }
         self.forget(flow);
         self.announced.push(flow);
         self.signals.push_back((flow, Signal::Ended(end)));

@@ -198,6 +198,11 @@ impl Socket {
         self.inbox.at_end()
     }
 
+    /// What has arrived and was not read, of a socket that is gone.
+    pub fn leave(&mut self) -> Vec<u8> {
+        self.inbox.take()
+    }
+
     /// What has arrived and was not read yet. Tells the peer if the window opens by it.
     pub fn read(&mut self, cx: &mut Context<'_>) -> Vec<u8> {
         let was = usize::from(self.window());

@@ -11,7 +11,7 @@ use crate::sim::kernel::{End, Kind};
 use crate::sim::options::Options;
 use crate::sim::shell;
 use crate::sim::workload::{self, Begun};
-use crate::table::Cursor;
+use crate::table::{Cursor, State};
 
 /// What retransmissions may take after the last fault.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -193,9 +193,10 @@ impl Run {
         }
         let mut stale = None;
         let mut cursor = Cursor::default();
-        while !daemon.member.established.scan(&mut cursor, 4096, |tuple, _| {
+        while !daemon.member.established.scan(&mut cursor, 4096, |tuple, entry| {
             let server = shell::flow_of(&daemon.member.facts, &tuple);
-            if machine.kernel.query(server).is_none() {
+            // The end of a TIME_WAIT is announced by nobody.
+            if entry.state() == State::Live && machine.kernel.query(server).is_none() {
                 stale = Some(server.reversed());
             }
         }) {}
