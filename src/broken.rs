@@ -44,6 +44,8 @@ rules! {
     PassiveDrops = "passive-drops",
     /// A passive remembers SYNs.
     PassiveRemembers = "passive-remembers",
+    /// A SYN that was kept goes to the host only if nobody has answered it.
+    ReplayAsks = "replay-asks",
     /// A refusal is held where another member may accept.
     RefusalHeld = "refusal-held",
     /// A socket whose tuple is another member's ends.

@@ -3,13 +3,14 @@
 //! Its paths by cost, the most frequent first:
 //! 1. a segment of a connection that is not ours: classified, two lookups that miss, dropped;
 //! 2. a segment of an established connection: one lookup, to the host (or, from the host, to the wire);
-//! 3. a SYN: remembered (two cache lines written), dropped by a passive;
+//! 3. a SYN: remembered (two cache lines written), kept by a passive (three more);
 //! 4. a segment that decides a handshake: its checksum over all data, an entry written;
 //! 5. ARP, ICMP, heartbeats: a few a second.
 //!
 //! None of them allocates, locks or makes a system call; what the devices do below [`Port`] is theirs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
@@ -19,9 +20,10 @@ use crate::counters::Counters;
 use crate::decide::Decider;
 use crate::frame::tcp::{self, Reset};
 use crate::frame::{arp, ethernet, icmp};
+use crate::kept::Kept;
 use crate::port::{BURST, Buffer, Burst, Port};
 use crate::shared::{HeartbeatFrame, Notice, Shared};
-use crate::table::{Established, Fragments, Handshakes, Hash};
+use crate::table::{Established, Fragments, HalfOpen, Handshakes, Hash};
 use crate::time::{Clock, Time};
 use crate::verdict::{DropReason, Verdict};
 
@@ -35,6 +37,8 @@ pub struct Member {
     pub established: Established,
     /// Pending ones, and SYNs seen.
     pub handshakes: Handshakes,
+    /// Handshakes that were under way when baton started.
+    pub half_open: HalfOpen,
     /// Verdicts on the first fragments of packets.
     pub fragments: Fragments,
 }
@@ -47,6 +51,7 @@ impl Member {
             shared: &self.shared,
             established: &self.established,
             handshakes: &self.handshakes,
+            half_open: &self.half_open,
             fragments: &self.fragments,
             now,
         }
@@ -67,6 +72,9 @@ impl Member {
     }
 }
 
+/// Kept SYNs looked at in one turn: so many that a takeover is quick, so few that others' frames need not wait.
+const LOOKS: usize = 4 * BURST;
+
 /// Which way a burst goes.
 #[derive(Clone, Copy)]
 enum Direction {
@@ -83,18 +91,19 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
     pub wire: W,
     /// Its queue pair towards the host.
     pub host: H,
+    kept: Kept,
     to_wire: Burst<W::Buffer>,
     to_host: Burst<W::Buffer>,
 }
 
 impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
-    /// A worker that counts into `counters`, which no other worker may have.
-    pub fn new(member: Arc<Member>, counters: Arc<Counters>, clock: Clock, wire: W, host: H) -> Self {
-        Worker { member, counters, clock, wire, host, to_wire: Burst::new(), to_host: Burst::new() }
+    /// A worker that counts into `counters` and keeps SYNs in `kept`, which no other worker may have.
+    pub fn new(member: Arc<Member>, counters: Arc<Counters>, clock: Clock, kept: Kept, wire: W, host: H) -> Self {
+        Worker { member, counters, clock, wire, host, kept, to_wire: Burst::new(), to_host: Burst::new() }
     }
 
-    /// One turn: a burst from the wire, a burst from the host, and the heartbeats that wait to be sent.
-    /// Returns how many frames there were.
+    /// One turn: a burst from the wire, a burst from the host, kept SYNs that are due, and the heartbeats that wait to be
+    /// sent. Returns how many frames there were.
     pub fn turn(&mut self) -> usize {
         let frames = self.turn_at(self.clock.now());
         self.counters.polls.add(1);
@@ -116,7 +125,12 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         self.counters.host_rx.add(burst.len() as u64);
         let from_host = self.forward(burst, Direction::FromHost, now);
 
-        from_wire + from_host + self.send_heartbeats()
+        from_wire + from_host + self.release_kept(now) + self.send_heartbeats()
+    }
+
+    /// How long after `now` there is something to do without a frame having come: a kept SYN is due.
+    pub fn due_in(&self, now: Time) -> Option<Duration> {
+        self.kept.due_in(now)
     }
 
     /// Takes a burst through all stages, one stage at a time, so that the memory each frame needs is on its way while
@@ -128,7 +142,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         }
         let verdicts = self.decide(&burst, direction, now);
         for (buffer, verdict) in burst.drain(..).zip(verdicts) {
-            self.carry_out(buffer, verdict);
+            self.carry_out(buffer, verdict, now);
         }
         self.flush();
         self.counters.burst(frames, self.clock.now().since(now));
@@ -160,7 +174,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     }
 
     /// Does what a verdict says: rewrites the frame where it lies, and puts it on its way out.
-    fn carry_out(&mut self, mut buffer: W::Buffer, verdict: Verdict) {
+    fn carry_out(&mut self, mut buffer: W::Buffer, verdict: Verdict, now: Time) {
         let facts = &self.member.facts;
         let frame = buffer.bytes_mut();
         match verdict {
@@ -225,6 +239,10 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                     Err(_) => self.counters.count_drop(DropReason::InboxFull),
                 };
             }
+            Verdict::Keep(tuple, client_isn, reason) => {
+                self.kept.keep(frame, tuple, client_isn, now);
+                return self.counters.count_drop(reason);
+            }
             Verdict::Drop(reason) => return self.counters.count_drop(reason),
         }
         self.to_host.push(buffer);
@@ -268,6 +286,36 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         self.to_host.drain(..).for_each(|_| counters.count_drop(DropReason::HostFull));
     }
 
+    /// Hands kept SYNs to the host that it is now this member's turn to answer.
+    fn release_kept(&mut self, now: Time) -> usize {
+        self.kept.follow(&self.member.shared, &self.member.facts);
+        let mut released = 0;
+        let mut looks = LOOKS;
+        while !self.to_host.is_full()
+            && let Some(syn) = self.kept.next_due(now, &mut looks)
+        {
+            if !self.member.decider(now).release(&syn.tuple, syn.client_isn) {
+                continue;
+            }
+            let Some(mut buffer) = self.host.allocate(syn.frame().len()) else {
+                // The client's retransmission goes to the host then.
+                self.counters.unsent.add(1);
+                continue;
+            };
+            let frame = buffer.bytes_mut();
+            frame.copy_from_slice(syn.frame());
+            ethernet::set_destination(frame, self.member.facts.own_mac);
+            tcp::blank_fast_open(frame);
+            self.counters.originated.add(1);
+            self.to_host.push(buffer);
+            released += 1;
+        }
+        if released > 0 {
+            self.flush();
+        }
+        released
+    }
+
     /// Sends what the control thread has put into the outbox. Any worker may: a heartbeat then leaves at once.
     fn send_heartbeats(&mut self) -> usize {
         let mut sent = 0;
@@ -275,7 +323,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
             && let Some(heartbeat) = self.member.shared.outbox.pop()
         {
             let Some(mut buffer) = self.wire.allocate(heartbeat.bytes().len()) else {
-                self.counters.heartbeats_unsent.add(1);
+                self.counters.unsent.add(1);
                 continue;
             };
             buffer.bytes_mut().copy_from_slice(heartbeat.bytes());

@@ -42,6 +42,7 @@ each! {
     syn_alters_nothing: SynAltersNothing,
     passive_drops: PassiveDrops,
     passive_remembers: PassiveRemembers,
+    replay_asks: ReplayAsks,
     refusal_held: RefusalHeld,
     socket_ends: SocketEnds,
     entry_ends: EntryEnds,

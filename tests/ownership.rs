@@ -70,21 +70,6 @@ fn the_client_acknowledges_another_before_our_host_has_answered() {
 }
 
 #[test]
-fn another_member_has_a_later_attempt_and_the_earlier_ones_half_open_socket_ends() {
-    let mut lab = Lab::new(ACTIVE);
-    lab.client(SYN, 100, 0).to_host();
-    lab.server(SYN | ACK, 5000, 101).to_wire();
-    lab.role(PASSIVE);
-    lab.client(SYN, 90_000_000, 0).dropped(DropReason::SynPassive);
-    // A number in the window that is not the first proves nothing.
-    lab.client(ACK, 90_000_002, 7001).dropped(DropReason::NoConnection);
-    lab.client(SYN, 90_000_000, 0).dropped(DropReason::SynPassive);
-    lab.client(SYN, 91_000_000, 0).dropped(DropReason::SynPassive);
-    lab.client(ACK, 91_000_001, 7001).cleared(DropReason::LostRace, 101);
-    lab.server(SYN | ACK, 5000, 101).dropped(DropReason::LostRace);
-}
-
-#[test]
 fn data_is_the_first_thing_that_acknowledges() {
     let mut lab = Lab::new(ACTIVE);
     lab.client(SYN, 100, 0).to_host();

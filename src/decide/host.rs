@@ -59,7 +59,16 @@ impl Decider<'_> {
         if broken(Rule::AnswerRecorded) || broken(Rule::AnswersRecorded) && self.has_answered(tuple, hash, client_isn) {
             return Verdict::ToWire;
         }
-        match self.handshakes.answer(tuple, hash, client_isn, answer, self.now) {
+        let record = || self.handshakes.answer(tuple, hash, client_isn, answer, self.now);
+        let stage = match record() {
+            None if self.half_open.contains(tuple, self.now) => {
+                // It repeats what it sent before we started: now we know the numbers.
+                self.handshakes.remember(tuple, hash, client_isn, true, self.now);
+                record()
+            }
+            stage => stage,
+        };
+        match stage {
             Some(Stage::Admitted | Stage::Confirmed) => Verdict::ToWire,
             Some(Stage::Lost) if broken(Rule::LostStaysLost) => Verdict::ToWire,
             Some(Stage::Lost) => Verdict::Drop(DropReason::LostRace),

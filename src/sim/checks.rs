@@ -197,8 +197,11 @@ impl Checks {
         }
         let told = self.was_told(member, flow, Truth { iss, irs: Some(irs) });
         let (who, owner) = (member + 1, owners.first().map_or(0, |owner| owner + 1));
-        // An old copy of an earlier SYN came late. Nobody can tell it from a new one; the client is not harmed.
-        let to_old_syn = glance.flags.syn() && glance.ack != iss.wrapping_add(1);
+        // An old copy of an earlier SYN came late, or somebody has spoofed one. Nobody can tell it from a new one; the
+        // client is not harmed.
+        let other_syn =
+            self.syns.get(&(flow, glance.ack.wrapping_sub(1))).filter(|_| glance.ack != iss.wrapping_add(1));
+        let to_old_syn = !glance.flags.rst() && other_syn.is_some_and(|syn| syn.seen_by & (1 << member) != 0);
         if to_old_syn {
             self.seen.old_segments += 1;
         } else if told {

@@ -20,6 +20,7 @@ use super::state::Watch;
 use super::switch::{Cable, PortIndex, Switch, Way};
 use super::trace::Trace;
 use crate::control::{Control, Event as ControlEvent, Identity};
+use crate::kept;
 use crate::shared::Role;
 use crate::table::VipIndex;
 use crate::time::Time;
@@ -194,6 +195,7 @@ impl Cluster {
             connections: options.connections,
             handshakes: options.handshakes,
             control: options.elected.then(|| Control::new(options.settings(index), identity, skew.local(now))),
+            keep_for: kept::keep_for(options.heartbeat, options.missed),
             probed: options.probed,
             skew,
         };
@@ -296,7 +298,7 @@ impl Cluster {
     /// Sets a member's role by hand, where there is no election.
     pub fn set_role(&mut self, index: usize, role: Role) {
         if let Some(daemon) = &self.members[index].daemon {
-            daemon.member.shared.roles[0].store(role);
+            daemon.member.shared.roles.store(0, role);
             self.schedule_turn(index, Duration::ZERO);
         }
     }

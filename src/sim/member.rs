@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::clock::Skew;
 use super::kernel::{Announced, Kernel};
@@ -11,8 +12,10 @@ use super::service::Server;
 use super::shell::{Shell, Sockets};
 use crate::classify::Facts;
 use crate::config::checked::HugePages;
+use crate::control::truth::Truth;
 use crate::control::{ClusterView, Control, Event};
 use crate::counters::Counters;
+use crate::kept::Kept;
 use crate::port::memory::{MemoryBuffer, MemoryPort};
 use crate::port::{BURST, Buffer};
 use crate::shared::Shared;
@@ -22,6 +25,9 @@ use crate::worker::{self, Worker};
 
 /// Frames that a device holds for a worker that does not come (a common receive ring).
 const RING: usize = 1024;
+
+/// SYNs that a worker keeps.
+const KEPT_SYNS: usize = 1024;
 
 /// A frame, shared by all who get a copy.
 pub type Frame = Rc<[u8]>;
@@ -87,6 +93,8 @@ pub struct Birth {
     pub connections: usize,
     /// Capacity of its ring of handshakes.
     pub handshakes: usize,
+    /// How long SYNs are kept.
+    pub keep_for: Duration,
     /// Its control core; without one, roles are what a test says.
     pub control: Option<Control>,
     /// Whether its services are probed.
@@ -121,22 +129,26 @@ impl Daemon {
     /// # Errors
     /// Memory that the system does not give, or connections for which there is no room.
     pub fn start(kernel: &mut Kernel, birth: Birth, now: Time) -> Result<Daemon, StartError> {
-        let Birth { facts, key, connections, handshakes, control, probed, skew } = birth;
+        let Birth { facts, key, connections, handshakes, keep_for, control, probed, skew } = birth;
         let vips = facts.vips.len();
+        let established = Established::new(connections, Hasher::new(key), HugePages::Never)?;
+        kernel.announced = Announced::default();
+        let mut sockets = Sockets { kernel, facts: &facts, now };
+        let (truth, rebuilt) = Truth::rebuild(&established, &mut sockets, skew.local(now))?;
         let member = Arc::new(worker::Member {
             facts,
             shared: Arc::new(Shared::new(vips)),
-            established: Established::new(connections, Hasher::new(key), HugePages::Never)?,
+            established,
             handshakes: Handshakes::new(handshakes, HugePages::Never)?,
+            half_open: rebuilt.half_open,
             fragments: Fragments::new(),
         });
-        kernel.announced = Announced::default();
-        let mut sockets = Sockets { kernel, facts: &member.facts, now };
-        let shell = Shell::start(control, probed, &member, &mut sockets, skew.local(now))?;
+        let shell = Shell::start(control, probed, truth, &member, skew.local(now));
         let counters = Arc::new(Counters::default());
         // Its own clock is for the histogram of forwarding times alone.
         let (wire, host) = (MemoryPort::default(), MemoryPort::default());
-        let worker = Worker::new(Arc::clone(&member), Arc::clone(&counters), Clock::start(), wire, host);
+        let kept = Kept::new(KEPT_SYNS, keep_for, vips);
+        let worker = Worker::new(Arc::clone(&member), Arc::clone(&counters), Clock::start(), kept, wire, host);
         Ok(Daemon { member, counters, shell, skew, paused: false, arrived: VecDeque::new(), worker })
     }
 
@@ -171,6 +183,11 @@ impl Daemon {
     /// Tells the control core.
     pub fn tell(&mut self, event: Event<'_>, now: Time) {
         self.shell.step(event, &self.member, self.skew.local(now));
+    }
+
+    /// How long until the worker has something to do without a frame.
+    pub fn due_in(&self, now: Time) -> Option<Duration> {
+        self.worker.due_in(self.skew.local(now))
     }
 
     /// One turn of the worker.

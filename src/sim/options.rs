@@ -39,6 +39,8 @@ pub struct Options {
     pub probed: bool,
     /// The most by which members' clocks run fast or slow, in millionths; with any, they also show different times.
     pub skew_ppm: u32,
+    /// How long a second active leaves a SYN to the first.
+    pub hedge: Duration,
     /// Whether roles are elected; otherwise a test sets them.
     pub elected: bool,
     /// Whether machines run without baton: there should be one then.
@@ -71,6 +73,7 @@ impl Default for Options {
             rebalance: None,
             probed: false,
             skew_ppm: 0,
+            hedge: Duration::from_millis(5),
             elected: true,
             plain: false,
             connections: 4096,
@@ -147,6 +150,7 @@ impl Options {
             address: Options::vip_address(vip),
             mac: Options::virtual_mac(vip),
             ports: if vip == 0 { Vec::new() } else { vec![Options::port(vip)] },
+            hedge: self.hedge,
         };
         let vips = (0..self.vips()).map(vip).collect();
         Facts { own_mac: Options::member_mac(index), vips, heartbeat: HEARTBEAT, shared_wire: true }

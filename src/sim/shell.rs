@@ -37,18 +37,8 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// A shell around a control core, with the table rebuilt from the kernel. `probed`: the local services are.
-    ///
-    /// # Errors
-    /// The table is too small for what the kernel has.
-    pub fn start(
-        control: Option<Control>,
-        probed: bool,
-        member: &Member,
-        sockets: &mut Sockets<'_>,
-        now: Time,
-    ) -> io::Result<Shell> {
-        let (truth, _) = Truth::rebuild(&member.established, sockets, now)?;
+    /// A shell around a control core, and a table that has been rebuilt. `probed`: the local services are.
+    pub fn start(control: Option<Control>, probed: bool, truth: Truth, member: &Member, now: Time) -> Shell {
         let mut shell = Shell {
             control,
             reports: Vec::new(),
@@ -59,7 +49,7 @@ impl Shell {
             look_due: now + LONGEST_WAIT,
         };
         shell.step(Event::Ready, member, now);
-        Ok(shell)
+        shell
     }
 
     /// When [`Shell::run`] is wanted at the latest.
@@ -99,7 +89,7 @@ impl Shell {
             match action {
                 // A full outbox: lost, as on the wire.
                 Action::Send(heartbeat) => drop(member.shared.outbox.push(*heartbeat)),
-                Action::SetRole { vip, role } => member.shared.roles[usize::from(vip)].store(role),
+                Action::SetRole { vip, role } => member.shared.roles.store(vip, role),
                 Action::Report(report) => self.reports.push((now, report)),
                 Action::Left => self.left = true,
             }

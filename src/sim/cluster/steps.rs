@@ -130,6 +130,7 @@ impl Cluster {
         let sent = daemon.turn(&mut machine.from_host, self.now);
         self.checks.counted(index, &daemon.counters, self.now);
         let more = !daemon.arrived.is_empty() || !machine.from_host.is_empty();
+        let due = if more { Some(Duration::ZERO) } else { daemon.due_in(self.now) };
         let told = !daemon.member.shared.inbox.is_empty() || !daemon.member.shared.notices.is_empty();
         for frame in sent.to_wire {
             self.leave(index, frame);
@@ -139,8 +140,8 @@ impl Cluster {
             self.due[index].to_host = at;
             self.events.push(at, Event::ToHost(index, boots, sent.to_host));
         }
-        if more {
-            self.schedule_turn(index, Duration::ZERO);
+        if let Some(due) = due {
+            self.schedule_turn(index, due);
         }
         if told {
             self.schedule_shell(index, self.now);

@@ -179,7 +179,10 @@ impl Run {
             let flow = server.reversed();
             let Some(truth) = self.cluster.truth(flow) else { continue };
             let Some(owner) = self.cluster.checks.owner(flow, truth) else { continue };
-            if owner != member && kind != Kind::TimeWait && self.cluster.checks.was_told(member, flow, truth) {
+            // One that answers an old or a spoofed SYN is nobody else's.
+            let of_other_syn = machine.kernel.request(server).is_some_and(|client_isn| client_isn != truth.iss);
+            let told = self.cluster.checks.was_told(member, flow, truth);
+            if owner != member && kind != Kind::TimeWait && told && !of_other_syn {
                 return Some((
                     flow,
                     format!("still holds ({kind:?}) a connection of s{}, of which it was told", owner + 1),
