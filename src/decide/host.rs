@@ -54,14 +54,17 @@ impl Decider<'_> {
 
     /// A SYN-ACK's ISN and timestamp are recorded before it is sent: the client's answer will be held against them.
     fn syn_ack(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
-        let answer = Answer { isn: segment.seq(), timestamp: segment.timestamps().map(|timestamps| timestamps.value) };
+        // Of a socket that is older than we are, the client may echo a timestamp that we have not seen.
+        let older = self.half_open.contains(tuple, self.now);
+        let timestamp = segment.timestamps().map(|timestamps| timestamps.value).filter(|_| !older);
+        let answer = Answer { isn: segment.seq(), timestamp };
         let client_isn = segment.ack().wrapping_sub(1);
         if broken(Rule::AnswerRecorded) || broken(Rule::AnswersRecorded) && self.has_answered(tuple, hash, client_isn) {
             return Verdict::ToWire;
         }
         let record = || self.handshakes.answer(tuple, hash, client_isn, answer, self.now);
         let stage = match record() {
-            None if self.half_open.contains(tuple, self.now) => {
+            None if older => {
                 // It repeats what it sent before we started: now we know the numbers.
                 self.handshakes.remember(tuple, hash, client_isn, true, self.now);
                 record()
