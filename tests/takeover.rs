@@ -144,6 +144,17 @@ fn the_client_of_an_interrupted_handshake_may_echo_what_was_sent_before_the_rest
 }
 
 #[test]
+fn an_interrupted_handshake_that_another_member_wins_is_cleared() {
+    let mut member = Lab::member(PASSIVE, &[], true);
+    member.half_open = HalfOpen::new(vec![TUPLE], Lab::START);
+    let mut lab = Lab::of(member);
+    // The first SYN-ACK was lost, and now another member is active.
+    lab.client(SYN, 100, 0).dropped(DropReason::SynPassive);
+    lab.client(ACK, 101, 7001).cleared(DropReason::LostRace, 101);
+    lab.server(SYN | ACK, 5000, 101).dropped(DropReason::NoConnection);
+}
+
+#[test]
 fn a_syn_ack_of_a_handshake_that_nobody_knows_does_not_leave() {
     let mut member = Lab::member(PASSIVE, &[], true);
     member.half_open = HalfOpen::new(vec![Tuple { client_port: 1, ..TUPLE }], Lab::START);

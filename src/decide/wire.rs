@@ -181,6 +181,10 @@ impl Decider<'_> {
             Stage::Admitted => self.decide_race(tuple, hash, segment, &records, record),
             Stage::Seen => {
                 self.handshakes.settle(record, Stage::Answered);
+                if self.half_open.contains(tuple, self.now) {
+                    // Our host may have answered it before we started.
+                    return Verdict::ClearHalfOpen(*tuple, record.client_isn, DropReason::LostRace);
+                }
                 Verdict::Drop(DropReason::NoConnection)
             }
             Stage::Lost => Verdict::Drop(DropReason::LostRace),

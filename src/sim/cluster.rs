@@ -94,8 +94,8 @@ pub struct Cluster {
     pub options: Options,
     /// Whether all that happens to members is planned: roles are handed over then, not lost.
     pub undisturbed: bool,
-    /// What is waited for, if anything.
-    pub watch: Option<Watch>,
+    /// What is waited for.
+    pub watches: Vec<Watch>,
     /// Roles as they were told last, by member and virtual IP.
     roles: Vec<Vec<Role>>,
     stations: Vec<Station>,
@@ -152,7 +152,7 @@ impl Cluster {
             trace: Trace::new(START),
             events: Events::default(),
             undisturbed: false,
-            watch: None,
+            watches: Vec::new(),
             roles: vec![vec![Role::default(); options.vips()]; options.members],
             members,
             clients,

@@ -124,8 +124,14 @@ pub struct Fault {
 
 impl Fault {
     /// Any fault of this kind.
-    pub fn draw(kind: Kind, options: &Options, random: &mut Random) -> Fault {
-        let member = random.below(options.members as u64) as usize;
+    pub fn draw(kind: Kind, cluster: &Cluster, random: &mut Random) -> Fault {
+        let options = &cluster.options;
+        let vip = random.below(options.vips() as u64) as usize;
+        let actives = cluster.actives_of(vip);
+        let member = match random.below(options.members as u64) as usize {
+            _ if !actives.is_empty() && random.chance(0.6) => random.pick(&actives),
+            any => any,
+        };
         let stations = options.members + options.clients;
         let among = if kind == Kind::OneWay { options.members } else { stations };
         let ports = match kind {
@@ -136,7 +142,6 @@ impl Fault {
             }
             _ => vec![member],
         };
-        let vip = random.below(options.vips() as u64) as usize;
         Fault { kind, member, length: kind.length(random), vip, ports, strength: random.fraction() }
     }
 
@@ -272,7 +277,10 @@ fn spoof(cluster: &mut Cluster, random: &mut Random) {
         let next = cluster.clients[client].kernel.socket(flow).map(|socket| (socket.snd_nxt(), socket.rcv_nxt()));
         let flags =
             random.pick(&[Flags::SYN, Flags::RST, Flags::ACK, Flags::SYN | Flags::ACK, Flags::FIN | Flags::ACK]);
-        let near = flags == Flags::SYN || flags == Flags::RST;
+        // An established connection takes no harm from a SYN or RST near the right number; a half-open one does (Linux:
+        // `tcp_check_req`), with baton or without.
+        let open = cluster.clients[client].stories.get(&flow).is_some_and(|story| story.answered > 0);
+        let near = open && (flags == Flags::SYN || flags == Flags::RST);
         let seq = match next {
             // In the window, but not where it counts.
             Some((next, _)) if near && random.chance(0.5) => next.wrapping_add(1 + random.below(30_000) as u32),

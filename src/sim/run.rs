@@ -30,6 +30,29 @@ const MS: Duration = Duration::from_millis(1);
 /// One fault, five connections and half a second.
 const STEP: Duration = Duration::from_millis(500);
 
+/// How long a fault waits for its moment.
+const PATIENCE: Duration = Duration::from_millis(600);
+
+/// The states that faults wait for: any, and those that are rare or short more often.
+const MOMENTS: &[State] = &[
+    State::Opening,
+    State::HalfOpen,
+    State::Contested,
+    State::Contested,
+    State::Queued,
+    State::Queued,
+    State::Uploading,
+    State::Downloading,
+    State::Downloading,
+    State::Stalled,
+    State::HalfClosed,
+    State::HalfClosed,
+    State::Closing,
+    State::Closing,
+    State::Forgotten,
+    State::Forgotten,
+];
+
 /// Connections in a step.
 const CONNECTIONS: u32 = 5;
 
@@ -79,8 +102,8 @@ pub struct Run {
     agenda: BTreeMap<(Time, u64), Act>,
     order: u64,
     faults: BTreeMap<u64, Fault>,
-    /// The fault that waits for its moment, at most until then.
-    aimed: Option<(Fault, Time)>,
+    /// Faults that wait for their moment, each at most until then.
+    aimed: BTreeMap<u64, (Fault, Time)>,
     begun: Vec<Begun>,
     end: Time,
     /// When the last fault ended, or began where it is over at once.
@@ -143,7 +166,7 @@ fn draw(setup: Setup, random: &mut Random) -> Options {
         connections: 512,
         handshakes: 2048,
         backlog: random.pick(&[4, 16, 128]),
-        client_delay: random.pick(&[Cable::default().delay, 200 * MS / 1000, 3 * MS]),
+        client_delay: random.pick(&[Cable::default().delay, 200 * MS / 1000, 3 * MS, 10 * MS]),
         ..Options::default()
     }
 }
@@ -164,7 +187,7 @@ impl Run {
             agenda: BTreeMap::new(),
             order: 0,
             faults: BTreeMap::new(),
-            aimed: None,
+            aimed: BTreeMap::new(),
             begun: Vec::new(),
             end: START + STEP * setup.steps,
             struck: START,
@@ -180,7 +203,7 @@ impl Run {
         for _ in 0..steps {
             let at = START + self.random.between(settling, whole * 7 / 10);
             let kind = self.random.pick(Kind::ALL);
-            let moment = if self.random.chance(0.6) { Some(self.random.pick(State::ALL)) } else { None };
+            let moment = if self.random.chance(0.8) { Some(self.random.pick(MOMENTS)) } else { None };
             self.plan_at(at, Act::Strike(kind, moment));
         }
         for _ in 0..steps * CONNECTIONS * 8 / 10 {
@@ -199,9 +222,13 @@ impl Run {
         let heal_at = START + self.end.since(START) * 3 / 4;
         while !self.is_over() {
             let next = self.agenda.first_key_value().map_or(heal_at, |((at, _), _)| *at).min(heal_at);
-            let stop = self.aimed.as_ref().map_or(next, |(_, latest)| next.min(*latest)).max(self.cluster.now);
+            let late = self.aimed.iter().map(|(&id, (_, latest))| (*latest, id)).min();
+            let stop = late.map_or(next, |(latest, _)| next.min(latest)).max(self.cluster.now);
             let met = self.advance(stop);
-            if let Some((fault, _)) = self.aimed.take_if(|(_, latest)| met || *latest <= stop) {
+            let late = late.filter(|(latest, _)| *latest <= stop).map(|(_, id)| id);
+            let too_late = |run: &mut Run| late.and_then(|id| run.aimed.remove(&id).map(|(fault, _)| (id, fault)));
+            if let Some((id, fault)) = met.or_else(|| too_late(self)) {
+                self.cluster.watches.retain(|watch| watch.id != id);
                 self.begin(fault);
             } else if stop >= heal_at {
                 break;
@@ -219,13 +246,14 @@ impl Run {
         !self.cluster.checks.violations.is_empty()
     }
 
-    /// Goes on to a time, or to the moment that is waited for; true for that.
-    fn advance(&mut self, until: Time) -> bool {
+    /// Goes on to a time, or to a moment that a fault waits for; which then.
+    fn advance(&mut self, until: Time) -> Option<(u64, Fault)> {
         let now = self.cluster.now;
         let waits =
-            |cluster: &Cluster| cluster.checks.violations.is_empty() && cluster.watch.is_none_or(|watch| !watch.met);
+            |cluster: &Cluster| cluster.checks.violations.is_empty() && cluster.watches.iter().all(|watch| !watch.met);
         self.cluster.run_while(until.since(now), waits);
-        self.cluster.watch.take_if(|watch| watch.met).is_some()
+        let met = self.cluster.watches.iter().find(|watch| watch.met).map(|watch| watch.id);
+        met.and_then(|id| self.aimed.remove(&id).map(|(fault, _)| (id, fault)))
     }
 
     fn act(&mut self, act: Act) -> Result<(), StartError> {
@@ -245,21 +273,19 @@ impl Run {
     }
 
     fn strike(&mut self, kind: Kind, moment: Option<State>) {
-        let fault = Fault::draw(kind, &self.cluster.options, &mut self.random);
-        // One at a time waits for its moment.
-        match moment.filter(|_| self.aimed.is_none()) {
+        let fault = Fault::draw(kind, &self.cluster, &mut self.random);
+        match moment {
             None => self.begin(fault),
             Some(state) => {
-                let member = kind.strikes_a_member().then_some(fault.member);
-                self.cluster.watch = Some(Watch { member, state, met: false });
-                let latest = self.cluster.now + 300 * MS;
-                self.aimed = Some((fault, latest));
+                self.order += 1;
+                let (id, member) = (self.order, kind.strikes_a_member().then_some(fault.member));
+                self.cluster.watches.push(Watch { id, member, state, met: false });
+                self.aimed.insert(id, (fault, self.cluster.now + PATIENCE));
             }
         }
     }
 
     fn begin(&mut self, fault: Fault) {
-        self.cluster.watch = None;
         let now = self.cluster.now;
         if fault.kind.disturbs() {
             self.cluster.undisturbed = false;
@@ -294,6 +320,7 @@ impl Run {
     fn heal(&mut self) -> Result<(), StartError> {
         let ids: Vec<u64> = self.faults.keys().copied().collect();
         self.agenda.clear();
+        self.cluster.watches.clear();
         for id in ids {
             self.end(id)?;
         }

@@ -58,6 +58,8 @@ states! {
 /// A wait for a member to see a connection in a state.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
+    /// Which wait.
+    pub id: u64,
     /// Which member; none: any.
     pub member: Option<usize>,
     /// Which state.
@@ -117,14 +119,15 @@ impl Cluster {
 
     /// Whether what is waited for has come with these frames of or to a member's host.
     pub(super) fn look(&mut self, member: usize, frames: &[Frame]) {
-        let Some(watch) = self.watch.filter(|watch| !watch.met && watch.member.is_none_or(|of| of == member)) else {
+        if self.watches.is_empty() {
             return;
-        };
-        let met = frames.iter().filter_map(|frame| Glance::at(frame)).any(|glance| {
-            let flow =
-                if self.client_of.contains_key(glance.flow.local.ip()) { glance.flow } else { glance.flow.reversed() };
-            self.state_of(flow, member) == Some(watch.state)
-        });
-        self.watch = Some(Watch { met, ..watch });
+        }
+        for glance in frames.iter().filter_map(|frame| Glance::at(frame)) {
+            let of_client = self.client_of.contains_key(glance.flow.local.ip());
+            let state = self.state_of(if of_client { glance.flow } else { glance.flow.reversed() }, member);
+            for watch in &mut self.watches {
+                watch.met |= watch.member.is_none_or(|of| of == member) && state == Some(watch.state);
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::random::Random;
 use super::segment::Flow;
 
 /// Ports that a client uses again and again.
-const USED_AGAIN: u64 = 6;
+const USED_AGAIN: u64 = 3;
 
 /// A connection that was begun.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ pub fn connect(cluster: &mut Cluster, random: &mut Random) -> Begun {
     let vip = random.below(cluster.options.vips() as u64) as usize;
     let served = !random.chance(0.04);
     let port = if served { Options::port(vip) } else { 7 };
-    let again = random.chance(0.25).then(|| 5000 + random.below(USED_AGAIN) as u16);
+    let again = random.chance(0.3).then(|| 5000 + random.below(USED_AGAIN) as u16);
     let to = SocketAddrV4::new(Options::vip_address(vip), port);
     let flow = cluster.connect_to(client, again, to, plan(random));
     Begun { client, flow, fresh: again.is_none(), served }

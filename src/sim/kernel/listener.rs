@@ -60,6 +60,12 @@ impl Kernel {
         self.listeners.get(&port)
     }
 
+    /// Whether a SYN of this connection was answered with this cookie: then only a segment right after the SYN proves
+    /// it, and Linux resets the connection if another one arrives first.
+    pub fn sent_cookie(&self, flow: Flow, isn: u32) -> bool {
+        self.cookies.contains(&(flow, isn))
+    }
+
     /// A segment without a socket of its own. `isn`: the one that a TIME_WAIT wants for its successor.
     pub(super) fn at_listener(&mut self, flow: Flow, segment: Segment, isn: Option<u32>, now: Time) {
         let flags = segment.flags;
@@ -94,6 +100,7 @@ impl Kernel {
         if crowded {
             listener.cookie_sent = Some(now);
             let isn = secrets.cookie(flow, syn.seq, now);
+            self.cookies.insert((flow, isn));
             let mut answer = Segment::bare(Flags::SYN | Flags::ACK, isn, syn.seq.wrapping_add(1));
             answer.window = u16::MAX;
             answer.timestamps = syn

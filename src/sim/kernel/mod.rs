@@ -125,6 +125,8 @@ pub struct Kernel {
     listeners: BTreeMap<u16, Listener>,
     /// What sockets that are gone had received, and nobody has read.
     unread: BTreeMap<Flow, Vec<u8>>,
+    /// Cookies sent, with the connections they were for: no kernel remembers them, but a judge has to.
+    cookies: BTreeSet<(Flow, u32)>,
     sent: Vec<(Flow, Segment)>,
     /// Frames to be sent.
     pub frames: Vec<Vec<u8>>,
@@ -171,6 +173,7 @@ impl Kernel {
             armed: BTreeMap::new(),
             listeners: BTreeMap::new(),
             unread: BTreeMap::new(),
+            cookies: BTreeSet::new(),
             sent: Vec::new(),
             frames: Vec::new(),
             signals: VecDeque::new(),
