@@ -109,6 +109,8 @@ class Network:
         (self.directory / "owner").write_text(f"{os.getpid()} {_start_time(os.getpid())}\n")
         try:
             self._add_namespace(self.switch)
+            # Where something has loaded br_netfilter (Docker does), a bridge takes each frame through the IP firewall.
+            write_sysctls(self.switch, {"net.bridge.bridge-nf-call-iptables": "0"})
             # A bridge as it comes: it learns, it floods what it has not learnt. No spanning tree, so no delay.
             run(["ip", "-n", self.switch, "link", "add", "br0", "type", "bridge"])
             run(["ip", "-n", self.switch, "link", "set", "br0", "up"])
