@@ -49,5 +49,8 @@ class ControlSocket:
 
     def status(self) -> dict[str, Any]:
         """The member's view."""
-        status: dict[str, Any] = self.ask(request="status")["status"]
+        answer = self.ask(request="status")
+        if "status" not in answer:
+            raise CommandFailed(f"status: {answer}")
+        status: dict[str, Any] = answer["status"]
         return status

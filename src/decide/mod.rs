@@ -30,6 +30,8 @@ pub struct Decider<'a> {
     pub handshakes: &'a Handshakes,
     /// Verdicts on the first fragments of packets.
     pub fragments: &'a Fragments,
+    /// This burst has waited while the worker did not run for long: whoever was awake has answered what asks the active.
+    pub catching_up: bool,
     /// The time of this burst.
     pub now: Time,
 }

@@ -45,8 +45,9 @@ impl Decider<'_> {
         }
     }
 
+    /// The role for what has just been read.
     fn role(&self, vip: VipIndex) -> Role {
-        self.shared.role(vip)
+        if self.catching_up { Role::default() } else { self.shared.role(vip) }
     }
 
     /// Whether a connection of this tuple is, or may become, this member's.

@@ -216,7 +216,8 @@ def _admit(where: str, source: str, content: bytes) -> list[_Patient]:
         patients += [_Patient("idle", idle, _answers), _Patient("keep-alives only", kept, _answers)]
         full = connect(where, source, SO_RCVBUF=8192)
         full.settimeout(_FINISH)
-        full.sendall(b"GET /file HTTP/1.1\r\nHost: vip\r\nConnection: close\r\n\r\n")
+        part = f"Range: bytes=0-{len(content) - 1}\r\n"
+        full.sendall(f"GET /file HTTP/1.1\r\nHost: vip\r\n{part}Connection: close\r\n\r\n".encode())
         patients.append(_Patient("zero window", full, _downloaded(content)))
         for kind in ("slow", "waiting"):
             handle = connect(where, source, to=_SINK_PORT, SO_SNDBUF=32768)
@@ -239,10 +240,11 @@ def _discharge(patients: list[_Patient]) -> dict[str, list[str]]:
 
 @contextlib.contextmanager
 def _lossy(namespace: str, address: str) -> Iterator[None]:
-    """Meanwhile one in five segments from the VIP to this address is lost on its way into the client."""
+    """Meanwhile three in ten segments from the VIP to this address are lost on their way into the client."""
     nft = ["ip", "netns", "exec", namespace, "nft"]
-    rule = f"ip saddr {VIP} ip daddr {address} numgen random mod 100 < 20 drop;"
-    run([*nft, "-f", "-"], stdin=f"table ip lossy {{ chain in {{ type filter hook prerouting priority -300; {rule} }}; }}\n")
+    hook = "type filter hook prerouting priority -300"
+    rule = f"ip saddr {VIP} ip daddr {address} numgen random mod 10 < 3 drop"
+    run([*nft, "-f", "-"], stdin=f"table ip lossy {{ chain in {{ {hook}; {rule}; }}; }}\n")
     try:
         yield
     finally:
@@ -250,8 +252,8 @@ def _lossy(namespace: str, address: str) -> Iterator[None]:
 
 
 def _download(bed: Testbed, source: str, copy: Path) -> Process:
-    command = ["curl", "-sS", "--fail", "--max-time", "60", "--interface", source, "-o", str(copy), f"http://{VIP}/file"]
-    return Process(command, log=copy.with_suffix(".log"), namespace=bed.client.namespace)
+    curl = ["curl", "-sS", "--fail", "--max-time", "60", "--interface", source, "-o", str(copy)]
+    return Process([*curl, f"http://{VIP}/file"], log=copy.with_suffix(".log"), namespace=bed.client.namespace)
 
 
 def _start_sink(member: Member, wait: float) -> Process:
@@ -270,7 +272,7 @@ def orphans_alive(context: Context) -> None:
     report = context.report
     ports = f"[80, {_SINK_PORT}]"
     settings = Settings(vips=(VipSettings(options={"ports": ports, "orphans": f"{{after: {_AFTER:g}s}}"}),))
-    content = os.urandom(4_000_000)
+    content = os.urandom(16_000_000)
     source = context.home / "content"
     source.write_bytes(content)
     seconds = _AFTER + context.number("seconds", 6)
@@ -281,7 +283,7 @@ def orphans_alive(context: Context) -> None:
         owner.service.offer(source)
         sink = _start_sink(owner, seconds)
         busy = long_connections(where, CLIENT_ADDRESSES[:1], context.home / "busy.log", _EACH)
-        patients = _admit(where, CLIENT_ADDRESSES[1], content)
+        patients = _admit(where, CLIENT_ADDRESSES[1], content[:2_000_000])
         with _lossy(where, lossy):
             downloads = [_download(bed, lossy, copy) for copy in copies]
             time.sleep(0.5)

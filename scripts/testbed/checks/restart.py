@@ -11,7 +11,7 @@ from ..cluster import CLIENT_ADDRESSES, testbed
 from ..control_socket import ControlSocket
 from ..judge import judge
 from ..member import Member, wait_ready
-from ..shell import wait_until
+from ..shell import CommandFailed, wait_until
 from . import Check, Context
 
 _LONG = 50
@@ -24,7 +24,8 @@ def _incarnation(member: Member) -> int:
     try:
         with ControlSocket(member.socket) as control:
             status = control.status()
-    except (OSError, ValueError):
+    except (OSError, ValueError, CommandFailed):
+        # It is on its way down or up.
         return 0
     return int(status["incarnation"]) if status["ready"] else 0
 
@@ -136,9 +137,8 @@ def rolling_restart(context: Context) -> None:
             member.activate()
             bed.wait_active(member)
             log = context.home / f"long-{number}.log"
-            longs.append(
-                long_connections(where, CLIENT_ADDRESSES[number : number + 1], log, _EACH, gap_ms=500, timeout_ms=10_000)
-            )
+            source = CLIENT_ADDRESSES[number : number + 1]
+            longs.append(long_connections(where, source, log, _EACH, gap_ms=500, timeout_ms=10_000))
         new = Client(where, CLIENT_ADDRESSES[3:], context.home / "new.log", every_us=10_000, timeout_ms=8000)
         for how, planned in ((_reloaded, True), (_stopped_and_started, True), (_killed_and_started, False)):
             took = []
@@ -167,7 +167,8 @@ def rolling_restart(context: Context) -> None:
         waited += [life.client] if amid and life.syns > 1 and life.client not in twins else []
     report.equal("connections whose SYN was sent again at a planned restart", waited, [])
     report.number("new connections", len(fresh.connections))
-    report.number("longest wait of a long and of a new one (ms)", [max(r.longest_ms() for r in kept), fresh.longest_ms()])
+    longest = [max(results.longest_ms() for results in kept), fresh.longest_ms()]
+    report.number("longest wait of a long and of a new one (ms)", longest)
 
 
 CHECKS = [

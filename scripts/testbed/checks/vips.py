@@ -46,7 +46,8 @@ def _terms(bed: Testbed, vips: Iterable[str]) -> dict[str, int]:
 
 def _judge_others(report: Report, what: str, results: dict[str, Results], homes: dict[str, str]) -> None:
     """These VIPs have noticed nothing."""
-    report.equal(f"{what}: failed at other VIPs", {vip: results[vip].errors() for vip in homes}, dict.fromkeys(homes, {}))
+    errors = {vip: results[vip].errors() for vip in homes}
+    report.equal(f"{what}: failed at other VIPs", errors, dict.fromkeys(homes, {}))
     served = {vip: list(results[vip].served()) for vip in homes}
     report.equal(f"{what}: who served the other VIPs", served, {vip: [home] for vip, home in homes.items()})
     report.at_least(f"{what}: connections to each other VIP", min(len(results[vip].connections) for vip in homes), 100)
@@ -96,7 +97,7 @@ def _death(context: Context, bed: Testbed, homes: dict[str, str], victim: Member
 
 
 def _dead_service(context: Context, bed: Testbed, homes: dict[str, str], failing: Member) -> tuple[int, int]:
-    """A member's service ends: it gives its VIPs up and lives on. Returns when it ended, and when the roles had moved."""
+    """A member's service ends: it gives its VIPs up and lives on. Returns when it ended, and when they had moved."""
     report = context.report
     others = {vip: home for vip, home in homes.items() if home != failing.name}
     lost = [vip for vip in homes if vip not in others]
