@@ -100,7 +100,7 @@ def _orphan(context: Context, bed: Testbed, number: int, *, killed: bool) -> Abs
         bed.network.cut(victim.name)
     else:
         victim.stop()
-    _watch(orphans, death, death + _KINDS[-1].after + _AFTER + 2)
+    _watch(orphans, death, death + _KINDS[-1].after + _AFTER + 1.5)
     for kind in _KINDS:
         mine = [orphan for orphan in orphans if orphan.kind == kind.name]
         what = f"{how}, client {kind.name}"
@@ -240,10 +240,10 @@ def _discharge(patients: list[_Patient]) -> dict[str, list[str]]:
 
 @contextlib.contextmanager
 def _lossy(namespace: str, address: str) -> Iterator[None]:
-    """Meanwhile three in ten segments from the VIP to this address are lost on their way into the client."""
+    """Meanwhile every other segment from the VIP to this address is lost on its way into the client."""
     nft = ["ip", "netns", "exec", namespace, "nft"]
     hook = "type filter hook prerouting priority -300"
-    rule = f"ip saddr {VIP} ip daddr {address} numgen random mod 10 < 3 drop"
+    rule = f"ip saddr {VIP} ip daddr {address} numgen random mod 2 == 0 drop"
     run([*nft, "-f", "-"], stdin=f"table ip lossy {{ chain in {{ {hook}; {rule}; }}; }}\n")
     try:
         yield
@@ -254,6 +254,10 @@ def _lossy(namespace: str, address: str) -> Iterator[None]:
 def _download(bed: Testbed, source: str, copy: Path) -> Process:
     curl = ["curl", "-sS", "--fail", "--max-time", "60", "--interface", source, "-o", str(copy)]
     return Process([*curl, f"http://{VIP}/file"], log=copy.with_suffix(".log"), namespace=bed.client.namespace)
+
+
+def _begun(copy: Path) -> bool:
+    return copy.exists() and copy.stat().st_size > 0
 
 
 def _start_sink(member: Member, wait: float) -> Process:
@@ -286,7 +290,7 @@ def orphans_alive(context: Context) -> None:
         patients = _admit(where, CLIENT_ADDRESSES[1], content[:2_000_000])
         with _lossy(where, lossy):
             downloads = [_download(bed, lossy, copy) for copy in copies]
-            time.sleep(0.5)
+            wait_until(lambda: all(map(_begun, copies)), "all downloads to run", timeout=30)
             bed.network.block_ethertype(HEARTBEAT_ETHERTYPE, [owner.name])
             wait_until(lambda: len(bed.actives()) == 2, "two active members", timeout=5)
             time.sleep(seconds)

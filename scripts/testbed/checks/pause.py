@@ -50,11 +50,18 @@ def pause(context: Context) -> None:
     report.equal("resets of connections that others accepted, by anybody", resets, [])
     report.equal("those that broke", [(c.tuple, c.error) for c in theirs if c.error], [])
     meanwhile = [c for c in theirs if c.member != sleeper.name and c.opened - offset > stopped]
-    report.at_least("connections that others accepted meanwhile", len(meanwhile), 1000)
+    report.at_least("connections that others accepted meanwhile", len(meanwhile), 500)
     report.at_most("in line again after", in_line * 1000, 1000, "ms")
     # They hang for as long as it sleeps, and may be told so.
     report.number("connections of the stopped member, of them broken", [len(mine), sum(1 for c in mine if c.error)])
     report.number("its long connections that broke", kept.errors())
 
 
-CHECKS = [Check("pause", "SIGSTOP of the active for 5 s: what others accepted meanwhile is not disturbed", pause, {})]
+CHECKS = [
+    Check(
+        "pause",
+        "SIGSTOP of the active for 5 s: what others accepted meanwhile is not disturbed",
+        pause,
+        {"seconds": "3"},
+    ),
+]

@@ -154,5 +154,10 @@ def _by_path(
 
 CHECKS = [
     Check("split-brain", "two members both active: no connection breaks, no reset", split_brain, {}),
-    Check("split-2-2", "four members parted two and two: no connection breaks whose path is whole", split_2_2, {}),
+    Check(
+        "split-2-2",
+        "four members parted two and two: no connection breaks whose path is whole",
+        split_2_2,
+        {"seconds": "3"},
+    ),
 ]
