@@ -53,7 +53,7 @@ class Testbed:
         """Those members whose baton runs and says it is active, by rank."""
         running = [member for member in self.members if member.process is not None and member.process.alive()]
         views = [(member, member.vip(address)) for member in running]
-        active = [(vip["rank"], member) for member, vip in views if vip["role"] == "active"]
+        active = [(vip["rank"] or 0, member) for member, vip in views if vip["role"] == "active"]
         return [member for _, member in sorted(active, key=lambda entry: entry[0])]
 
     def passives(self) -> list[Member]:
