@@ -3,6 +3,7 @@
 //! Pure: the frame and what is known of this member ([`Facts`]) in, a [`Class`] out.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use crate::frame::arp::{Arp, Operation};
 use crate::frame::ethernet::{self, Ethernet};
@@ -35,6 +36,8 @@ pub struct VipFacts {
     pub mac: Mac,
     /// TCP ports served, sorted; empty: all.
     pub ports: Vec<u16>,
+    /// With several actives: rank r leaves a SYN to those before it for r × this.
+    pub hedge: Duration,
 }
 
 impl VipFacts {

@@ -66,10 +66,10 @@ pub struct Counters {
     pub host_tx: Count,
     /// Heartbeats received and handed to the control thread.
     pub to_control: Count,
-    /// Frames made here: heartbeats sent, and RSTs that took the place of a dropped frame.
+    /// Frames made here: heartbeats sent, RSTs that took the place of a dropped frame, kept SYNs that went to the host.
     pub originated: Count,
-    /// Heartbeats of ours that found no buffer.
-    pub heartbeats_unsent: Count,
+    /// Frames of ours that found no buffer.
+    pub unsent: Count,
     /// Turns taken.
     pub polls: Count,
     /// Turns in which nothing had arrived.

@@ -17,7 +17,7 @@ use crossbeam::channel::{Sender, bounded, unbounded};
 
 use crate::classify::{Facts, VipFacts};
 use crate::config::Config;
-use crate::config::checked::{Poll, Wire};
+use crate::config::checked::{self, Poll, Wire};
 use crate::control::probes::Probes;
 use crate::control::thread::{Command, Ended, Inlets, Shell, WorkerView};
 use crate::control::truth::Truth;
@@ -26,10 +26,11 @@ use crate::counters::Counters;
 use crate::frame::Mac;
 use crate::host::{self, HostKernel, HostPlan, HostSide};
 use crate::idle::{Idle, Pause};
+use crate::kept::{self, Kept};
 use crate::metrics;
 use crate::port::dpdk::{self, Runtime, Signal, Turn, WorkerPorts};
 use crate::shared::Shared;
-use crate::table::{Established, Fragments, Handshakes, Hasher, TableError};
+use crate::table::{Established, Fragments, HalfOpen, Handshakes, Hasher, TableError};
 use crate::time::Clock;
 use crate::wait::{Bell, Wait};
 use crate::worker::{Member, Worker};
@@ -39,6 +40,9 @@ const MOST_RECORDS: usize = 1 << 20;
 
 /// Enough for 100 ms at the rate that a testbed's flood reaches.
 const FEWEST_RECORDS: usize = 1 << 16;
+
+/// SYNs that a worker keeps, in at most 11 MB: a third of a second of 200,000 a second.
+const KEPT_SYNS: usize = 1 << 16;
 
 /// The MTU of a wire whose interface the kernel does not know.
 const MTU: u32 = 1500;
@@ -80,15 +84,19 @@ struct Pinned {
     worker: Worker<dpdk::DpdkPort, dpdk::DpdkPort>,
     idle: Idle,
     wait: Option<Wait>,
+    clock: Clock,
 }
 
 impl Turn for Pinned {
     fn turn(&mut self) -> bool {
         let frames = self.worker.turn();
-        match (self.idle.after_turn(frames), &self.wait) {
+        let pause = self.idle.after_turn(frames);
+        let until_due =
+            |longest: Duration| self.worker.due_in(self.clock.now()).map_or(longest, |due| due.min(longest));
+        match (pause, &self.wait) {
             (Pause::None, _) => return false,
-            (Pause::Wait(longest), Some(wait)) => self.idle.woken(wait.wait(longest)),
-            (Pause::Wait(longest) | Pause::Sleep(longest), _) => std::thread::sleep(longest),
+            (Pause::Wait(longest), Some(wait)) => self.idle.woken(wait.wait(until_due(longest))),
+            (Pause::Wait(longest) | Pause::Sleep(longest), _) => std::thread::sleep(until_due(longest)),
         }
         true
     }
@@ -136,13 +144,16 @@ fn run_with(
     let own_mac = runtime.facts().wire_mac;
     host.attached(own_mac, mtu)?;
 
-    let member = Arc::new(member(config, own_mac)?);
+    let mut member = member(config, own_mac)?;
     let addresses = config.vips.iter().map(|vip| vip.address).collect();
     let tap = host.tap()?.map_or(0, |tap| tap.index);
     let mut kernel = HostKernel::open(tap, addresses).map_err(system("listening to the kernel's sockets"))?;
     let rebuilt = Truth::rebuild(&member.established, &mut kernel, clock.now());
-    let (truth, count) = rebuilt.map_err(system("rebuilding the connection table from the kernel's sockets"))?;
-    tracing::info!(connections = count, "the connection table is rebuilt");
+    let (truth, rebuilt) = rebuilt.map_err(system("rebuilding the connection table from the kernel's sockets"))?;
+    let (connections, half_open) = (rebuilt.connections, rebuilt.half_open.len());
+    tracing::info!(connections, half_open, "the connection table is rebuilt");
+    member.half_open = rebuilt.half_open;
+    let member = Arc::new(member);
 
     let (asks, asked) = bounded(64);
     let (commands, commanded) = unbounded();
@@ -188,6 +199,7 @@ fn run_with(
     let control = control.map_err(system("starting the control thread"))?;
 
     let poll = config.dataplane.poll;
+    let keep_for = kept::keep_for(config.cluster.heartbeat, config.cluster.missed);
     let (heartbeat, missed) = (config.cluster.heartbeat, config.cluster.missed);
     let make = move |ports: WorkerPorts| {
         if poll == Poll::Adaptive {
@@ -195,8 +207,9 @@ fn run_with(
         }
         let wait = ports.arrivals.zip(bell.clone()).map(|(queues, bell)| Wait::new(queues, bell));
         let counters = Arc::clone(&workers[ports.index]);
-        let worker = Worker::new(Arc::clone(&member), counters, clock, ports.wire, ports.host);
-        Pinned { worker, idle: Idle::new(poll, heartbeat, missed, wait.is_some()), wait }
+        let kept = Kept::new(KEPT_SYNS, keep_for, member.facts.vips.len());
+        let worker = Worker::new(Arc::clone(&member), counters, clock, kept, ports.wire, ports.host);
+        Pinned { worker, idle: Idle::new(poll, heartbeat, missed, wait.is_some()), wait, clock }
     };
     let finished = runtime.run(make, move |signal| command(&commands, signal));
     // If the ports did not run, the control thread waits for workers that never come: it ends with the process.
@@ -215,8 +228,12 @@ fn command(commands: &Sender<Command>, signal: Signal) -> ControlFlow<()> {
 }
 
 fn member(config: &Config, own_mac: Mac) -> Result<Member, Error> {
-    let vip =
-        |vip: &crate::config::checked::Vip| VipFacts { address: vip.address, mac: vip.mac, ports: vip.ports.clone() };
+    let vip = |vip: &checked::Vip| VipFacts {
+        address: vip.address,
+        mac: vip.mac,
+        ports: vip.ports.clone(),
+        hedge: vip.hedge,
+    };
     let facts = Facts {
         own_mac,
         vips: config.vips.iter().map(vip).collect(),
@@ -230,6 +247,7 @@ fn member(config: &Config, own_mac: Mac) -> Result<Member, Error> {
         shared: Arc::new(Shared::new(config.vips.len())),
         established: Established::new(config.dataplane.connections, Hasher::new(random()?), huge_pages)?,
         handshakes: Handshakes::new(records, huge_pages)?,
+        half_open: HalfOpen::default(),
         fragments: Fragments::new(),
     })
 }

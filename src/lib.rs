@@ -16,6 +16,7 @@ pub mod decide;
 pub mod frame;
 pub mod host;
 pub mod idle;
+pub mod kept;
 #[cfg(feature = "dpdk")]
 pub mod launch;
 pub mod metrics;

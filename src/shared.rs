@@ -25,23 +25,42 @@ impl Role {
     }
 }
 
-/// A VIP's [`Role`] in one atomic word. Bit 0: active. Bit 1: may refuse. Bits 8 to 15: rank.
-#[derive(Debug, Default)]
-pub struct RoleCell(AtomicU32);
+/// The roles of all VIPs: the control thread stores, the workers load.
+#[derive(Debug)]
+pub struct Roles {
+    /// By [`VipIndex`]. Bit 0: active. Bit 1: may refuse. Bits 8 to 15: rank.
+    words: Box<[AtomicU32]>,
+    changes: AtomicU32,
+}
 
-impl RoleCell {
-    /// Replaces the role. Called by the control thread alone.
-    pub fn store(&self, role: Role) {
-        let word = u32::from(role.active) | u32::from(role.may_refuse) << 1 | u32::from(role.rank) << 8;
-        // Release: a worker that sees the role also sees what the control thread did before (replayed SYNs, …).
-        self.0.store(word, Ordering::Release);
+impl Roles {
+    /// For `vips` virtual IPs, all passive.
+    pub fn new(vips: usize) -> Roles {
+        Roles { words: (0..vips).map(|_| AtomicU32::default()).collect(), changes: AtomicU32::default() }
     }
 
-    /// The role now.
-    pub fn load(&self) -> Role {
+    /// Replaces a role. Called by the control thread alone.
+    pub fn store(&self, vip: VipIndex, role: Role) {
+        let word = u32::from(role.active) | u32::from(role.may_refuse) << 1 | u32::from(role.rank) << 8;
+        // Release: a worker that sees the role also sees what the control thread did before.
+        self.words[usize::from(vip)].store(word, Ordering::Release);
+        // Release: who sees the change sees the role.
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// A role now.
+    #[inline]
+    pub fn load(&self, vip: VipIndex) -> Role {
         // Acquire: pairs with the Release above.
-        let word = self.0.load(Ordering::Acquire);
+        let word = self.words[usize::from(vip)].load(Ordering::Acquire);
         Role { active: word & 1 != 0, may_refuse: word & 2 != 0, rank: (word >> 8) as u8 }
+    }
+
+    /// How often a role has been replaced, so that a worker sees with one load whether it has to look at all of them.
+    #[inline]
+    pub fn changes(&self) -> u32 {
+        // Acquire: pairs with the Release above.
+        self.changes.load(Ordering::Acquire)
     }
 }
 
@@ -81,8 +100,8 @@ pub enum Notice {
 
 /// The queues and flags between workers and the control thread.
 pub struct Shared {
-    /// Roles by [`VipIndex`].
-    pub roles: Box<[RoleCell]>,
+    /// This member's roles.
+    pub roles: Roles,
     /// Heartbeats received, workers to control. Full: the newest is dropped and counted.
     pub inbox: ArrayQueue<HeartbeatFrame>,
     /// Heartbeats to send, control to workers.
@@ -95,7 +114,7 @@ impl Shared {
     /// For `vips` virtual IPs, all passive.
     pub fn new(vips: usize) -> Shared {
         Shared {
-            roles: (0..vips).map(|_| RoleCell::default()).collect(),
+            roles: Roles::new(vips),
             inbox: ArrayQueue::new(1024),
             outbox: ArrayQueue::new(64),
             notices: ArrayQueue::new(4096),
@@ -104,6 +123,6 @@ impl Shared {
 
     /// This member's role for a VIP.
     pub fn role(&self, vip: VipIndex) -> Role {
-        self.roles[usize::from(vip)].load()
+        self.roles.load(vip)
     }
 }

@@ -30,6 +30,8 @@ pub enum Verdict {
     ClearHalfOpen(Tuple, u32, DropReason),
     /// Dropped, and the kernel's socket for this tuple is to end without a word to the client: another member owns it.
     EndSocket(Tuple),
+    /// Dropped for this reason, and kept as the SYN of this tuple and sequence number, for the host to get it later.
+    Keep(Tuple, u32, DropReason),
     /// Dropped.
     Drop(DropReason),
 }
@@ -103,6 +105,8 @@ drops! {
     // TCP.
     /// A SYN, and we are passive for the VIP.
     SynPassive = "syn_passive",
+    /// A SYN that is left to the actives of lower rank for a while; kept, and handed to the host if they do not answer.
+    SynHedged = "syn_hedged",
     /// A segment of no connection of ours.
     NoConnection = "no_connection",
     /// A segment of a connection whose handshake another member has won.

@@ -3,7 +3,7 @@
 //! Its paths by cost, the most frequent first:
 //! 1. a segment of a connection that is not ours: classified, two lookups that miss, dropped;
 //! 2. a segment of an established connection: one lookup, to the host (or, from the host, to the wire);
-//! 3. a SYN: remembered (two cache lines written), dropped by a passive;
+//! 3. a SYN: remembered (two cache lines written), kept by a passive (three more);
 //! 4. a segment that decides a handshake: its checksum over all data, an entry written;
 //! 5. ARP, ICMP, heartbeats: a few a second.
 //!
@@ -19,9 +19,10 @@ use crate::counters::Counters;
 use crate::decide::Decider;
 use crate::frame::tcp::{self, Reset};
 use crate::frame::{arp, ethernet, icmp};
+use crate::kept::Kept;
 use crate::port::{BURST, Buffer, Burst, Port};
 use crate::shared::{HeartbeatFrame, Notice, Shared};
-use crate::table::{Established, Fragments, Handshakes, Hash};
+use crate::table::{Established, Fragments, HalfOpen, Handshakes, Hash};
 use crate::time::{Clock, Time};
 use crate::verdict::{DropReason, Verdict};
 
@@ -35,6 +36,8 @@ pub struct Member {
     pub established: Established,
     /// Pending ones, and SYNs seen.
     pub handshakes: Handshakes,
+    /// Handshakes that were under way when baton started.
+    pub half_open: HalfOpen,
     /// Verdicts on the first fragments of packets.
     pub fragments: Fragments,
 }
@@ -47,6 +50,7 @@ impl Member {
             shared: &self.shared,
             established: &self.established,
             handshakes: &self.handshakes,
+            half_open: &self.half_open,
             fragments: &self.fragments,
             catching_up,
             now,
@@ -74,6 +78,9 @@ const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// Turns that empty any queue: 65,536 frames. An end even where new frames come as fast as the old ones are read.
 const CATCH_UP: u32 = 1024;
 
+/// Kept SYNs looked at in one turn: so many that a takeover is quick, so few that others' frames need not wait.
+const LOOKS: usize = 4 * BURST;
+
 /// Which way a burst goes.
 #[derive(Clone, Copy)]
 enum Direction {
@@ -90,6 +97,7 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
     pub wire: W,
     /// Its queue pair towards the host.
     pub host: H,
+    kept: Kept,
     to_wire: Burst<W::Buffer>,
     to_host: Burst<W::Buffer>,
     last_turn: Option<Time>,
@@ -98,14 +106,14 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
 }
 
 impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
-    /// A worker that counts into `counters`, which no other worker may have.
-    pub fn new(member: Arc<Member>, counters: Arc<Counters>, clock: Clock, wire: W, host: H) -> Self {
+    /// A worker that counts into `counters` and keeps SYNs in `kept`, which no other worker may have.
+    pub fn new(member: Arc<Member>, counters: Arc<Counters>, clock: Clock, kept: Kept, wire: W, host: H) -> Self {
         let (to_wire, to_host) = (Burst::new(), Burst::new());
-        Worker { member, counters, clock, wire, host, to_wire, to_host, last_turn: None, catching_up: 0 }
+        Worker { member, counters, clock, wire, host, kept, to_wire, to_host, last_turn: None, catching_up: 0 }
     }
 
-    /// One turn: a burst from the wire, a burst from the host, and the heartbeats that wait to be sent.
-    /// Returns how many frames there were.
+    /// One turn: a burst from the wire, a burst from the host, kept SYNs that are due, and the heartbeats that wait to be
+    /// sent. Returns how many frames there were.
     pub fn turn(&mut self) -> usize {
         let now = self.clock.now();
         if self.last_turn.replace(now).is_some_and(|last| now.since(last) >= LONG_PAUSE) {
@@ -140,7 +148,12 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         self.counters.host_rx.add(burst.len() as u64);
         let from_host = self.forward(burst, Direction::FromHost, now);
 
-        from_wire + from_host + self.send_heartbeats()
+        from_wire + from_host + self.release_kept(now) + self.send_heartbeats()
+    }
+
+    /// How long after `now` there is something to do without a frame having come: a kept SYN is due.
+    pub fn due_in(&self, now: Time) -> Option<Duration> {
+        self.kept.due_in(now)
     }
 
     /// Takes a burst through all stages, one stage at a time, so that the memory each frame needs is on its way while
@@ -152,7 +165,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         }
         let verdicts = self.decide(&burst, direction, now);
         for (buffer, verdict) in burst.drain(..).zip(verdicts) {
-            self.carry_out(buffer, verdict);
+            self.carry_out(buffer, verdict, now);
         }
         self.flush();
         self.counters.burst(frames, self.clock.now().since(now));
@@ -184,7 +197,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     }
 
     /// Does what a verdict says: rewrites the frame where it lies, and puts it on its way out.
-    fn carry_out(&mut self, mut buffer: W::Buffer, verdict: Verdict) {
+    fn carry_out(&mut self, mut buffer: W::Buffer, verdict: Verdict, now: Time) {
         let facts = &self.member.facts;
         let frame = buffer.bytes_mut();
         match verdict {
@@ -248,6 +261,10 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                     Err(_) => self.counters.count_drop(DropReason::InboxFull),
                 };
             }
+            Verdict::Keep(tuple, client_isn, reason) => {
+                self.kept.keep(frame, tuple, client_isn, now);
+                return self.counters.count_drop(reason);
+            }
             Verdict::Drop(reason) => return self.counters.count_drop(reason),
         }
         self.to_host.push(buffer);
@@ -291,6 +308,36 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         self.to_host.drain(..).for_each(|_| counters.count_drop(DropReason::HostFull));
     }
 
+    /// Hands kept SYNs to the host that it is now this member's turn to answer.
+    fn release_kept(&mut self, now: Time) -> usize {
+        self.kept.follow(&self.member.shared, &self.member.facts);
+        let mut released = 0;
+        let mut looks = LOOKS;
+        while !self.to_host.is_full()
+            && let Some(syn) = self.kept.next_due(now, &mut looks)
+        {
+            if !self.member.decider(false, now).release(&syn.tuple, syn.client_isn) {
+                continue;
+            }
+            let Some(mut buffer) = self.host.allocate(syn.frame().len()) else {
+                // The client's retransmission goes to the host then.
+                self.counters.unsent.add(1);
+                continue;
+            };
+            let frame = buffer.bytes_mut();
+            frame.copy_from_slice(syn.frame());
+            ethernet::set_destination(frame, self.member.facts.own_mac);
+            tcp::blank_fast_open(frame);
+            self.counters.originated.add(1);
+            self.to_host.push(buffer);
+            released += 1;
+        }
+        if released > 0 {
+            self.flush();
+        }
+        released
+    }
+
     /// Sends what the control thread has put into the outbox. Any worker may: a heartbeat then leaves at once.
     fn send_heartbeats(&mut self) -> usize {
         let mut sent = 0;
@@ -298,7 +345,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
             && let Some(heartbeat) = self.member.shared.outbox.pop()
         {
             let Some(mut buffer) = self.wire.allocate(heartbeat.bytes().len()) else {
-                self.counters.heartbeats_unsent.add(1);
+                self.counters.unsent.add(1);
                 continue;
             };
             buffer.bytes_mut().copy_from_slice(heartbeat.bytes());

@@ -10,7 +10,7 @@
 use std::net::Ipv4Addr;
 
 use baton::config::checked::HugePages;
-use baton::shared::{Role, RoleCell};
+use baton::shared::{Role, Roles};
 use baton::table::{Answer, Cursor, Entry, Established, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple};
 use baton::time::Time;
 use loom::sync::Arc;
@@ -450,17 +450,19 @@ fn two_answers_at_once_are_both_recorded() {
 #[test]
 fn a_role_is_seen_whole_and_with_what_came_before_it() {
     model(3, || {
-        let cell = Arc::new(RoleCell::default());
-        let replayed = Arc::new(AtomicU32::new(0));
-        let (cell2, replayed2) = (Arc::clone(&cell), Arc::clone(&replayed));
+        let roles = Arc::new(Roles::new(1));
+        let done = Arc::new(AtomicU32::new(0));
+        let (roles2, done2) = (Arc::clone(&roles), Arc::clone(&done));
         let active = Role { active: true, rank: 2, may_refuse: true };
         let thread = thread::spawn(move || {
-            replayed2.store(1, Ordering::Relaxed);
-            cell2.store(active);
+            done2.store(1, Ordering::Relaxed);
+            roles2.store(0, active);
         });
-        let role = cell.load();
-        assert!(role == Role::default() || role == active && replayed.load(Ordering::Relaxed) == 1);
+        let changes = roles.changes();
+        let role = roles.load(0);
+        assert!(role == Role::default() || role == active && done.load(Ordering::Relaxed) == 1);
+        assert!(changes == 0 || role == active, "who sees that something changed sees what");
         thread.join().unwrap();
-        assert_eq!(cell.load(), active);
+        assert_eq!((roles.load(0), roles.changes()), (active, 1));
     });
 }

@@ -209,6 +209,11 @@ impl<K: Kernel> Running<K> {
         if self.shell.member.shared.outbox.push(heartbeat).is_err() {
             tracing::warn!("a heartbeat was not sent: no worker has taken the last ones");
         }
+        self.ring();
+    }
+
+    /// Workers that wait have something to do.
+    fn ring(&self) {
         if let Some(bell) = &self.shell.bell {
             bell.ring();
         }
@@ -216,7 +221,8 @@ impl<K: Kernel> Running<K> {
 
     fn set_role(&mut self, vip: VipIndex, role: Role) {
         let index = usize::from(vip);
-        self.shell.member.shared.roles[index].store(role);
+        self.shell.member.shared.roles.store(vip, role);
+        self.ring();
         let before = std::mem::replace(&mut self.roles[index], role);
         if (before.active, before.rank) != (role.active, role.rank) {
             self.role_changes[index] += 1;

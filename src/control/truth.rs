@@ -12,7 +12,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::shared::{Notice, Shared};
-use crate::table::{Cursor, Established, State, Tuple};
+use crate::table::{Cursor, Established, HalfOpen, State, Tuple};
 use crate::time::Time;
 
 /// An entry that no segment has touched for so long is asked for. Nothing but an announcement that was lost makes one
@@ -78,6 +78,15 @@ pub trait Kernel {
     fn endings(&mut self, limit: usize, each: &mut dyn FnMut(Ending)) -> io::Result<()>;
 }
 
+/// What a rebuild found.
+#[derive(Debug, Default)]
+pub struct Rebuilt {
+    /// Connections that are in the table now.
+    pub connections: usize,
+    /// Handshakes that are under way.
+    pub half_open: HalfOpen,
+}
+
 /// How true the table is known to be.
 #[derive(Debug)]
 pub struct Truth {
@@ -89,31 +98,33 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// Fills the table with the connections that the kernel has, so that a restart loses none. Returns how many.
+    /// Fills the table with the connections that the kernel has, so that a restart loses none.
     ///
     /// To be called before the ports run: until then no segment can be told from a stranger's.
     ///
     /// # Errors
     /// The kernel does not tell, or the table is too small for what it tells.
-    pub fn rebuild(established: &Established, kernel: &mut dyn Kernel, now: Time) -> io::Result<(Truth, usize)> {
-        let mut count = 0;
+    pub fn rebuild(established: &Established, kernel: &mut dyn Kernel, now: Time) -> io::Result<(Truth, Rebuilt)> {
+        let (mut connections, mut half_open) = (0, Vec::new());
         for (tuple, held) in kernel.dump()? {
             let state = match held {
                 Held::Connection => State::Live,
                 Held::TimeWait => State::TimeWait,
-                Held::HalfOpen => continue,
+                Held::HalfOpen => {
+                    half_open.push(tuple);
+                    continue;
+                }
             };
             let hash = established.hash(&tuple);
             established.insert(&tuple, hash, state, now).map_err(|_| {
                 io::Error::other(format!(
-                    "the kernel has more than the {} connections that `connections` allows",
-                    count
+                    "the kernel has more than the {connections} connections that `connections` allows"
                 ))
             })?;
-            count += 1;
+            connections += 1;
         }
         let truth = Truth { cursor: Cursor::default(), next_sweep: now, resync_at: None, last_resync: now };
-        Ok((truth, count))
+        Ok((truth, Rebuilt { connections, half_open: HalfOpen::new(half_open, now) }))
     }
 
     /// One step: what workers ask for, what the kernel announces, and a look at a part of the table.
@@ -245,6 +256,7 @@ mod tests {
     }
 
     struct Bench {
+        rebuilt: Rebuilt,
         established: Established,
         shared: Shared,
         kernel: Scripted,
@@ -255,8 +267,8 @@ mod tests {
         fn with(sockets: &[(Tuple, Held)]) -> Bench {
             let established = Established::new(1024, Hasher::new([7; 16]), HugePages::Never).unwrap();
             let mut kernel = Scripted { sockets: sockets.iter().copied().collect(), ..Scripted::default() };
-            let (truth, _) = Truth::rebuild(&established, &mut kernel, START).unwrap();
-            Bench { established, shared: Shared::new(1), kernel, truth }
+            let (truth, rebuilt) = Truth::rebuild(&established, &mut kernel, START).unwrap();
+            Bench { rebuilt, established, shared: Shared::new(1), kernel, truth }
         }
 
         fn step(&mut self, after_ms: u64) {
@@ -277,6 +289,9 @@ mod tests {
         assert_eq!(bench.state(&tuple(1)), Some(State::Live));
         assert_eq!(bench.state(&tuple(2)), Some(State::TimeWait));
         assert_eq!(bench.state(&tuple(3)), None);
+        assert_eq!(bench.rebuilt.connections, 2);
+        let half_open = |port| bench.rebuilt.half_open.contains(&tuple(port), START);
+        assert_eq!([1, 2, 3].map(half_open), [false, false, true]);
     }
 
     #[test]

@@ -50,7 +50,16 @@ impl Decider<'_> {
     fn syn_ack(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
         let answer = Answer { isn: segment.seq(), timestamp: segment.timestamps().map(|timestamps| timestamps.value) };
         let client_isn = segment.ack().wrapping_sub(1);
-        match self.handshakes.answer(tuple, hash, client_isn, answer, self.now) {
+        let record = || self.handshakes.answer(tuple, hash, client_isn, answer, self.now);
+        let stage = match record() {
+            None if self.half_open.contains(tuple, self.now) => {
+                // It repeats what it sent before we started: now we know the numbers.
+                self.handshakes.remember(tuple, hash, client_isn, true, self.now);
+                record()
+            }
+            stage => stage,
+        };
+        match stage {
             Some(Stage::Admitted | Stage::Confirmed) => Verdict::ToWire,
             Some(Stage::Lost) => Verdict::Drop(DropReason::LostRace),
             Some(Stage::Seen | Stage::Answered) | None => Verdict::Drop(DropReason::NoConnection),

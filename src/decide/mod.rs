@@ -13,7 +13,7 @@ pub mod wire;
 use crate::classify::Facts;
 use crate::frame::tcp::{Checksum, Segment};
 use crate::shared::Shared;
-use crate::table::{Established, Fragments, Handshakes};
+use crate::table::{Established, Fragments, HalfOpen, Handshakes};
 use crate::time::Time;
 use crate::verdict::{DropReason, Verdict};
 
@@ -28,6 +28,8 @@ pub struct Decider<'a> {
     pub established: &'a Established,
     /// Pending ones, and SYNs seen.
     pub handshakes: &'a Handshakes,
+    /// Handshakes that were under way when baton started.
+    pub half_open: &'a HalfOpen,
     /// Verdicts on the first fragments of packets.
     pub fragments: &'a Fragments,
     /// This burst has waited while the worker did not run for long: whoever was awake has answered what asks the active.

@@ -1,5 +1,7 @@
 //! What comes from the switch.
 
+use std::time::Duration;
+
 use super::{Decider, distrust, in_window, is_unfinished};
 use crate::classify::{Class, FragmentId};
 use crate::frame::tcp::Segment;
@@ -79,7 +81,8 @@ impl Decider<'_> {
         Verdict::ToHost
     }
 
-    /// A SYN, which never alters an established entry: it is remembered, and handed to the host by the active alone.
+    /// A SYN, which never alters an established entry: it is remembered, and handed to the host by the active, at once or
+    /// later. A passive keeps it, in case it becomes active.
     fn syn(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, entry: Option<Entry>) -> Verdict {
         let flags = segment.flags();
         let pure = !flags.ack() && !flags.fin();
@@ -101,19 +104,23 @@ impl Decider<'_> {
                 return Verdict::Drop(DropReason::TableFull);
             }
         }
-        let remembered = self.handshakes.remember(tuple, hash, segment.seq(), role.active && pure, self.now);
+        // Data on a SYN is not kept.
+        let at_once = role.active && (self.delay(tuple.vip, role).is_zero() || segment.data_len() > 0);
+        let remembered = self.handshakes.remember(tuple, hash, segment.seq(), at_once && pure, self.now);
         if let Some(mut entry) = entry {
             self.established.set_syn_seen(&mut entry);
         }
-        if !role.active {
-            return Verdict::Drop(DropReason::SynPassive);
-        }
+        let reason = if role.active { DropReason::SynHedged } else { DropReason::SynPassive };
         let record = match remembered {
-            Remembered::New(_) => return Verdict::SynToHost,
-            Remembered::Known(record) => record,
-            Remembered::Crowded => return Verdict::Drop(DropReason::Crowded),
+            Remembered::New(record) | Remembered::Known(record) => record,
+            Remembered::Crowded if role.active => return Verdict::Drop(DropReason::Crowded),
+            Remembered::Crowded => return Verdict::Drop(reason),
         };
         match record.stage {
+            Stage::Seen if pure && segment.data_len() == 0 && !self.catching_up => {
+                Verdict::Keep(*tuple, segment.seq(), reason)
+            }
+            _ if !role.active => Verdict::Drop(reason),
             // The client has acknowledged another member's answer to this very SYN: an old copy of it changes nothing.
             Stage::Answered | Stage::Lost if entry.is_none() => Verdict::Drop(DropReason::LostRace),
             // A copy of the SYN of a connection that has ended here: the host answers it as a new one.
@@ -123,6 +130,22 @@ impl Decider<'_> {
             }
             _ => Verdict::SynToHost,
         }
+    }
+
+    /// For how long an active leaves SYNs to those before it.
+    fn delay(&self, vip: VipIndex, role: Role) -> Duration {
+        self.facts.vips[usize::from(vip)].hedge * u32::from(role.rank)
+    }
+
+    /// Whether a SYN that was kept is to go to the host now, of which then exactly one copy does: nobody has answered it
+    /// as far as we have heard, nor have we.
+    pub fn release(&self, tuple: &Tuple, client_isn: u32) -> bool {
+        if self.established.len() >= self.established.capacity() {
+            return false;
+        }
+        let records = self.handshakes.find(tuple, self.established.hash(tuple), self.now);
+        let unanswered = |record: &&Record| record.client_isn == client_isn && record.stage == Stage::Seen;
+        records.iter().find(unanswered).is_some_and(|record| self.handshakes.settle(record, Stage::Admitted))
     }
 
     /// No entry: the segment may be the client's answer to a SYN-ACK, ours or another member's.

@@ -19,6 +19,7 @@ use super::shell::{self, Shell};
 use super::switch::{Cable, PortIndex, Switch, Way};
 use super::trace::Trace;
 use crate::control::{Control, Event as ControlEvent, Identity};
+use crate::kept;
 use crate::shared::Role;
 use crate::table::TableError;
 use crate::time::Time;
@@ -179,7 +180,9 @@ impl Cluster {
         let control = options.elected.then(|| Control::new(options.settings(index), identity, now));
         let shell = Shell::new(control, now);
         let key = self.random.bytes();
-        let mut daemon = Daemon::new(options.facts(index), key, options.connections, options.handshakes, shell)?;
+        let keep_for = kept::keep_for(options.heartbeat, options.missed);
+        let (connections, handshakes) = (options.connections, options.handshakes);
+        let mut daemon = Daemon::new(options.facts(index), key, connections, handshakes, keep_for, shell)?;
         shell::rebuild(&daemon.member, &machine.kernel, now);
         daemon.shell.step(ControlEvent::Ready, &daemon.member, now);
         machine.daemon = Some(daemon);
@@ -223,7 +226,8 @@ impl Cluster {
     /// Sets a member's role by hand, where there is no election.
     pub fn set_role(&mut self, index: usize, role: Role) {
         if let Some(daemon) = &self.members[index].daemon {
-            daemon.member.shared.roles[0].store(role);
+            daemon.member.shared.roles.store(0, role);
+            self.schedule_turn(index, Duration::ZERO);
         }
     }
 

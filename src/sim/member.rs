@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::kernel::Kernel;
 use super::service::Server;
@@ -11,15 +12,19 @@ use super::shell::Shell;
 use crate::classify::Facts;
 use crate::config::checked::HugePages;
 use crate::counters::Counters;
+use crate::kept::Kept;
 use crate::port::memory::{MemoryBuffer, MemoryPort};
 use crate::port::{BURST, Buffer};
 use crate::shared::Shared;
-use crate::table::{Established, Fragments, Handshakes, Hasher, TableError};
+use crate::table::{Established, Fragments, HalfOpen, Handshakes, Hasher, TableError};
 use crate::time::{Clock, Time};
 use crate::worker::{self, Worker};
 
 /// Frames that a device holds for a worker that does not come (a common receive ring).
 const RING: usize = 1024;
+
+/// SYNs that a worker keeps.
+const KEPT_SYNS: usize = 1024;
 
 /// A frame, shared by all who get a copy.
 pub type Frame = Rc<[u8]>;
@@ -67,7 +72,7 @@ pub struct Sent {
 }
 
 impl Daemon {
-    /// Starts with empty tables for `connections` connections and as many handshakes as the daemon would have.
+    /// Starts with empty tables for `connections` connections and `handshakes` handshakes.
     ///
     /// # Errors
     /// Memory that the system does not give.
@@ -76,6 +81,7 @@ impl Daemon {
         key: [u8; 16],
         connections: usize,
         handshakes: usize,
+        keep_for: Duration,
         shell: Shell,
     ) -> Result<Daemon, TableError> {
         let vips = facts.vips.len();
@@ -84,12 +90,14 @@ impl Daemon {
             shared: Arc::new(Shared::new(vips)),
             established: Established::new(connections, Hasher::new(key), HugePages::Never)?,
             handshakes: Handshakes::new(handshakes, HugePages::Never)?,
+            half_open: HalfOpen::default(),
             fragments: Fragments::new(),
         });
         let counters = Arc::new(Counters::default());
         // Its own clock is for the histogram of forwarding times alone.
         let (wire, host) = (MemoryPort::default(), MemoryPort::default());
-        let worker = Worker::new(Arc::clone(&member), Arc::clone(&counters), Clock::start(), wire, host);
+        let kept = Kept::new(KEPT_SYNS, keep_for, vips);
+        let worker = Worker::new(Arc::clone(&member), Arc::clone(&counters), Clock::start(), kept, wire, host);
         Ok(Daemon { member, counters, shell, paused: false, arrived: VecDeque::new(), worker })
     }
 
@@ -103,6 +111,11 @@ impl Daemon {
     /// The frames of the next burst from the wire.
     pub fn next_burst(&self) -> impl Iterator<Item = &Frame> {
         self.arrived.iter().take(BURST)
+    }
+
+    /// How long until the worker has something to do without a frame.
+    pub fn due_in(&self, now: Time) -> Option<Duration> {
+        self.worker.due_in(now)
     }
 
     /// One turn of the worker.

@@ -30,6 +30,8 @@ pub struct Options {
     pub missed: u32,
     /// How many members are active at once.
     pub actives: u8,
+    /// How long a second active leaves a SYN to the first.
+    pub hedge: Duration,
     /// Whether roles are elected; otherwise a test sets them.
     pub elected: bool,
     /// Whether machines run without baton: there should be one then.
@@ -56,6 +58,7 @@ impl Default for Options {
             heartbeat: Duration::from_millis(10),
             missed: 3,
             actives: 1,
+            hedge: Duration::from_millis(5),
             elected: true,
             plain: false,
             connections: 4096,
@@ -110,7 +113,12 @@ impl Options {
 
     /// What a member's workers know.
     pub fn facts(&self, index: usize) -> Facts {
-        let vip = VipFacts { address: Options::vip_address(0), mac: Options::virtual_mac(0), ports: Vec::new() };
+        let vip = VipFacts {
+            address: Options::vip_address(0),
+            mac: Options::virtual_mac(0),
+            ports: Vec::new(),
+            hedge: self.hedge,
+        };
         Facts { own_mac: Options::member_mac(index), vips: vec![vip], heartbeat: HEARTBEAT, shared_wire: true }
     }
 

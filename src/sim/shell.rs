@@ -86,7 +86,7 @@ impl Shell {
             match action {
                 // A full outbox: lost, as on the wire.
                 Action::Send(heartbeat) => drop(member.shared.outbox.push(*heartbeat)),
-                Action::SetRole { vip, role } => member.shared.roles[usize::from(vip)].store(role),
+                Action::SetRole { vip, role } => member.shared.roles.store(vip, role),
                 Action::Report(report) => self.reports.push((now, report)),
                 Action::Left => self.left = true,
             }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use baton::classify::{Facts, VipFacts};
 use baton::config::checked::HugePages;
@@ -12,10 +13,11 @@ use baton::frame::Mac;
 use baton::frame::build::{TcpFrame, tcp_frame};
 use baton::frame::ipv4::Ipv4;
 use baton::frame::tcp::{Flags, Segment};
+use baton::kept::Kept;
 use baton::port::Buffer;
 use baton::port::memory::{MemoryBuffer, MemoryPort};
 use baton::shared::{Role, Shared};
-use baton::table::{Established, Fragments, Handshakes, Hasher};
+use baton::table::{Established, Fragments, HalfOpen, Handshakes, Hasher};
 use baton::time::{Clock, Time};
 use baton::verdict::DropReason;
 use baton::worker::{Member, Worker};
@@ -31,6 +33,9 @@ pub const FIN: u8 = Flags::FIN;
 
 pub const ACTIVE: Role = Role { active: true, rank: 0, may_refuse: true };
 pub const PASSIVE: Role = Role { active: false, rank: 0, may_refuse: false };
+
+pub const KEEP_FOR: Duration = Duration::from_millis(300);
+pub const HEDGE: Duration = Duration::from_millis(5);
 
 /// A member whose wire and host are in the test's hands.
 pub struct Lab {
@@ -53,6 +58,12 @@ impl Out {
     #[track_caller]
     pub fn dropped(&self, reason: DropReason) {
         assert_eq!((self.drops.as_slice(), self.to_host.len(), self.to_wire.len()), ([reason].as_slice(), 0, 0));
+    }
+
+    /// Nothing happened.
+    #[track_caller]
+    pub fn nothing(&self) {
+        assert_eq!(*self, Out::default());
     }
 
     /// The only thing that happened was a frame to the host: this one.
@@ -85,31 +96,53 @@ impl Lab {
     }
 
     pub fn with(role: Role, ports: &[u16], shared_wire: bool) -> Lab {
-        let vip = VipFacts { address: [10, 0, 0, 100].into(), mac: VMAC, ports: ports.to_vec() };
-        let facts = Facts { own_mac: OWN, vips: vec![vip], heartbeat: 0x88b5, shared_wire };
-        let established = Established::new(1024, Hasher::new([7; 16]), HugePages::Never).unwrap();
-        let handshakes = Handshakes::new(1024, HugePages::Never).unwrap();
+        Lab::of(Lab::member(role, ports, shared_wire))
+    }
+
+    /// The time at which every test begins.
+    pub const START: Time = Time::from_millis(1_000_000);
+
+    pub fn member(role: Role, ports: &[u16], shared_wire: bool) -> Member {
+        let vip = VipFacts { address: [10, 0, 0, 100].into(), mac: VMAC, ports: ports.to_vec(), hedge: HEDGE };
         let shared = Arc::new(Shared::new(1));
-        shared.roles[0].store(role);
-        let member = Arc::new(Member { facts, shared, established, handshakes, fragments: Fragments::new() });
+        shared.roles.store(0, role);
+        Member {
+            facts: Facts { own_mac: OWN, vips: vec![vip], heartbeat: 0x88b5, shared_wire },
+            shared,
+            established: Established::new(1024, Hasher::new([7; 16]), HugePages::Never).unwrap(),
+            handshakes: Handshakes::new(1024, HugePages::Never).unwrap(),
+            half_open: HalfOpen::default(),
+            fragments: Fragments::new(),
+        }
+    }
+
+    /// A worker of this member.
+    pub fn of(member: Member) -> Lab {
+        let member = Arc::new(member);
         let counters = Arc::new(Counters::default());
         let clock = Clock::start();
         let worker = Worker::new(
             Arc::clone(&member),
             Arc::clone(&counters),
             clock,
+            Kept::new(64, KEEP_FOR, 1),
             MemoryPort::default(),
             MemoryPort::default(),
         );
-        Lab { member, counters, worker, now: Time::from_millis(1_000_000) }
+        Lab { member, counters, worker, now: Lab::START }
     }
 
     pub fn role(&mut self, role: Role) {
-        self.member.shared.roles[0].store(role);
+        self.member.shared.roles.store(0, role);
     }
 
     fn drops(&self) -> Vec<u64> {
         DropReason::ALL.iter().map(|&reason| self.counters.dropped(reason)).collect()
+    }
+
+    /// A turn without a frame from outside.
+    pub fn idle(&mut self) -> Out {
+        self.turn()
     }
 
     fn turn(&mut self) -> Out {

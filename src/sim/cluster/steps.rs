@@ -26,7 +26,6 @@ impl Cluster {
                 outs.into_iter().for_each(|out| self.cross(out, Way::Out, Frame::clone(&frame)));
             }
             Event::Arrive(port, frame) => self.arrive(port, frame),
-            Event::Turn(index) => self.turn(index),
             Event::ToHost(index, frames) => {
                 for frame in frames {
                     self.members[index].kernel.receive(&frame, at);
@@ -34,9 +33,14 @@ impl Cluster {
                 self.host(index);
             }
             // An earlier time was set since: that event came, or will.
+            Event::Turn(index) if self.due[index].turn != Some(at) => {}
             Event::Host(index) if self.due[index].host != Some(at) => {}
             Event::Shell(index) if self.due[index].shell != Some(at) => {}
             Event::Client(index) if self.client_due[index] != Some(at) => {}
+            Event::Turn(index) => {
+                self.due[index].turn = None;
+                self.turn(index);
+            }
             Event::Host(index) => {
                 self.due[index].host = None;
                 self.members[index].kernel.wake(at);
@@ -79,7 +83,7 @@ impl Cluster {
             Station::Member(index) => {
                 if let Some(daemon) = &mut self.members[index].daemon {
                     daemon.arrive(frame);
-                    self.schedule_turn(index);
+                    self.schedule_turn(index, Duration::ZERO);
                 }
             }
             Station::Client(index) => {
@@ -107,7 +111,6 @@ impl Cluster {
 
     /// A member's worker takes a turn.
     fn turn(&mut self, index: usize) {
-        self.due[index].turn = None;
         let machine = &mut self.members[index];
         let Some(daemon) = machine.daemon.as_mut().filter(|daemon| !daemon.paused) else { return };
         for glance in daemon.next_burst().filter_map(|frame| Glance::at(frame)) {
@@ -119,6 +122,7 @@ impl Cluster {
         let sent = daemon.turn(&mut machine.from_host, self.now);
         self.checks.counted(index, &daemon.counters, self.now);
         let more = !daemon.arrived.is_empty() || !machine.from_host.is_empty();
+        let due = if more { Some(Duration::ZERO) } else { daemon.due_in(self.now) };
         let told = !daemon.member.shared.inbox.is_empty() || !daemon.member.shared.notices.is_empty();
         for frame in sent.to_wire {
             self.leave(index, frame);
@@ -128,8 +132,8 @@ impl Cluster {
             self.due[index].to_host = at;
             self.events.push(at, Event::ToHost(index, sent.to_host));
         }
-        if more {
-            self.schedule_turn(index);
+        if let Some(due) = due {
+            self.schedule_turn(index, due);
         }
         if told {
             self.schedule_shell(index, self.now);
@@ -161,7 +165,7 @@ impl Cluster {
         } else if runs {
             machine.from_host.extend(frames.into_iter().map(Frame::from));
             if !machine.from_host.is_empty() {
-                self.schedule_turn(index);
+                self.schedule_turn(index, Duration::ZERO);
             }
             if ended {
                 self.schedule_shell(index, now);
@@ -187,6 +191,7 @@ impl Cluster {
         let role = daemon.member.shared.role(0);
         if role != was {
             self.note(format!("s{} becomes {role:?}", index + 1));
+            self.schedule_turn(index, Duration::ZERO);
         }
         self.wake_member(index);
     }
@@ -235,15 +240,16 @@ impl Cluster {
         let (waits, deadline) =
             (!daemon.member.shared.outbox.is_empty() || !daemon.arrived.is_empty(), daemon.shell.deadline());
         if waits {
-            self.schedule_turn(index);
+            self.schedule_turn(index, Duration::ZERO);
         }
         self.schedule_shell(index, deadline);
         self.host(index);
     }
 
-    fn schedule_turn(&mut self, index: usize) {
-        if self.due[index].turn.is_none() {
-            let at = self.now + self.random.up_to(POLL);
+    /// The worker polls, some time after `due` has gone by.
+    pub(super) fn schedule_turn(&mut self, index: usize, due: Duration) {
+        let at = self.now + due + self.random.up_to(POLL);
+        if self.due[index].turn.is_none_or(|earlier| at < earlier) {
             self.due[index].turn = Some(at);
             self.events.push(at, Event::Turn(index));
         }
