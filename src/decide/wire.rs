@@ -82,7 +82,7 @@ impl Decider<'_> {
     }
 
     /// A SYN, which never alters an established entry: it is remembered, and handed to the host by the active, at once or
-    /// later. A passive keeps it, in case it becomes active.
+    /// later. A passive keeps it, in case it becomes active, unless it has waited for nobody knows how long.
     fn syn(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, entry: Option<Entry>) -> Verdict {
         let flags = segment.flags();
         let pure = !flags.ack() && !flags.fin();
