@@ -45,7 +45,7 @@ pub struct Member {
 
 impl Member {
     /// What decisions of a burst at `now` are made with.
-    pub fn decider(&self, now: Time) -> Decider<'_> {
+    pub fn decider(&self, catching_up: bool, now: Time) -> Decider<'_> {
         Decider {
             facts: &self.facts,
             shared: &self.shared,
@@ -53,6 +53,7 @@ impl Member {
             handshakes: &self.handshakes,
             half_open: &self.half_open,
             fragments: &self.fragments,
+            catching_up,
             now,
         }
     }
@@ -71,6 +72,12 @@ impl Member {
         }
     }
 }
+
+/// A SYN that has waited so long has been repeated by its client (RFC 6298, 2.1), or answered by another member.
+pub const LONG_PAUSE: Duration = Duration::from_secs(1);
+
+/// Turns that empty any queue: 65,536 frames. An end even where new frames come as fast as the old ones are read.
+const CATCH_UP: u32 = 1024;
 
 /// Kept SYNs looked at in one turn: so many that a takeover is quick, so few that others' frames need not wait.
 const LOOKS: usize = 4 * BURST;
@@ -94,18 +101,26 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
     kept: Kept,
     to_wire: Burst<W::Buffer>,
     to_host: Burst<W::Buffer>,
+    last_turn: Option<Time>,
+    /// Turns, at most, in which what comes from the wire has waited through a long pause.
+    catching_up: u32,
 }
 
 impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     /// A worker that counts into `counters` and keeps SYNs in `kept`, which no other worker may have.
     pub fn new(member: Arc<Member>, counters: Arc<Counters>, clock: Clock, kept: Kept, wire: W, host: H) -> Self {
-        Worker { member, counters, clock, wire, host, kept, to_wire: Burst::new(), to_host: Burst::new() }
+        let (to_wire, to_host) = (Burst::new(), Burst::new());
+        Worker { member, counters, clock, wire, host, kept, to_wire, to_host, last_turn: None, catching_up: 0 }
     }
 
     /// One turn: a burst from the wire, a burst from the host, kept SYNs that are due, and the heartbeats that wait to be
     /// sent. Returns how many frames there were.
     pub fn turn(&mut self) -> usize {
-        let frames = self.turn_at(self.clock.now());
+        let now = self.clock.now();
+        if self.last_turn.replace(now).is_some_and(|last| now.since(last) >= LONG_PAUSE) {
+            self.catch_up();
+        }
+        let frames = self.turn_at(now);
         self.counters.polls.add(1);
         if frames == 0 {
             self.counters.empty_polls.add(1);
@@ -113,12 +128,21 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         frames
     }
 
+    /// After a pause the wire's queue holds the past. A SYN in it would be answered beside, or long after, the member that
+    /// has taken over meanwhile, and a client that has closed by then would reset it. So this member is passive for all that
+    /// has waited.
+    pub fn catch_up(&mut self) {
+        self.catching_up = CATCH_UP;
+    }
+
     /// A turn at a time that the caller names: nothing below here reads a clock to decide by.
     pub fn turn_at(&mut self, now: Time) -> usize {
         let mut burst = Burst::new();
         self.wire.receive(&mut burst);
         self.counters.wire_rx.add(burst.len() as u64);
+        let caught_up = !burst.is_full();
         let from_wire = self.forward(burst, Direction::FromWire, now);
+        self.catching_up = if caught_up { 0 } else { self.catching_up.saturating_sub(1) };
 
         let mut burst = Burst::new();
         self.host.receive(&mut burst);
@@ -163,7 +187,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                 (class, hash)
             })
             .collect();
-        let decider = self.member.decider(now);
+        let decider = self.member.decider(self.catching_up > 0, now);
         classes
             .iter()
             .map(|(class, hash)| match direction {
@@ -294,7 +318,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         while !self.to_host.is_full()
             && let Some(syn) = self.kept.next_due(now, &mut looks)
         {
-            if !self.member.decider(now).release(&syn.tuple, syn.client_isn) {
+            if !self.member.decider(false, now).release(&syn.tuple, syn.client_isn) {
                 continue;
             }
             let Some(mut buffer) = self.host.allocate(syn.frame().len()) else {

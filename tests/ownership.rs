@@ -2,9 +2,11 @@
 
 mod common;
 
-use baton::frame::build::timestamps_option;
+use baton::frame::build::{TcpFrame, tcp_frame, timestamps_option};
 use baton::frame::ipv4::Ipv4;
 use baton::frame::tcp::{Checksum, Segment};
+use baton::port::BURST;
+use baton::port::memory::MemoryBuffer;
 use baton::shared::Notice;
 use baton::table::Tuple;
 use baton::verdict::DropReason;
@@ -46,6 +48,28 @@ fn a_passive_drops_every_syn_and_serves_what_it_has() {
     lab.wire(&baton::frame::build::tcp_frame(&other)).dropped(DropReason::SynPassive);
     lab.client(SYN, 9_000_000, 0).dropped(DropReason::SynPassive);
     lab.client(SYN | ACK, 101, 5001).dropped(DropReason::SynPassive);
+}
+
+#[test]
+fn what_waited_through_a_long_pause_is_not_accepted() {
+    let mut lab = Lab::new(ACTIVE);
+    lab.connect(100, 5000);
+    let syn = |port| {
+        let source = ([10, 0, 0, 1].into(), port);
+        tcp_frame(&TcpFrame { to: VMAC, source, flags: SYN, ..TcpFrame::default() })
+    };
+    // More than a burst has waited; among it is a segment of a connection that lives.
+    let waited = 100;
+    for port in 1..waited {
+        lab.worker.wire.arrived.push_back(MemoryBuffer::new(&syn(port)));
+    }
+    lab.worker.catch_up();
+    let first = lab.client(ACK, 101, 5001);
+    assert_eq!((first.drops.len(), first.to_host.len()), (BURST, 0));
+    let rest = lab.wire(&syn(waited));
+    assert_eq!(rest.drops, [DropReason::SynPassive; 100 - BURST]);
+    assert_eq!(rest.to_host.len(), 1, "what was established is served");
+    lab.wire(&syn(waited + 1)).to_host();
 }
 
 #[test]

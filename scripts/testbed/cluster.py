@@ -34,34 +34,47 @@ class Testbed:
     table_watch: ForwardingTableWatch
     key: Path
 
-    def active(self) -> Member:
-        """The one member that is active; waits until that is exactly one."""
+    def active(self, address: str = VIP) -> Member:
+        """The one member that is active for a VIP; waits until that is exactly one."""
+        return self.ranked(1, address)[0]
+
+    def ranked(self, count: int, address: str = VIP) -> list[Member]:
+        """The members that are active for a VIP, by rank; waits until that is exactly so many."""
         found: list[Member] = []
 
-        def one() -> bool:
-            found[:] = self.actives()
-            return len(found) == 1
+        def so_many() -> bool:
+            found[:] = self.actives(address)
+            return len(found) == count
 
-        wait_until(one, "exactly one active member", timeout=10)
-        return found[0]
+        wait_until(so_many, f"exactly {count} active for {address}", timeout=10)
+        return found
 
-    def actives(self) -> list[Member]:
-        """Those members whose baton runs and says it is active."""
+    def actives(self, address: str = VIP) -> list[Member]:
+        """Those members whose baton runs and says it is active, by rank."""
         running = [member for member in self.members if member.process is not None and member.process.alive()]
-        return [member for member in running if member.vip()["role"] == "active"]
+        views = [(member, member.vip(address)) for member in running]
+        active = [(vip["rank"] or 0, member) for member, vip in views if vip["role"] == "active"]
+        return [member for _, member in sorted(active, key=lambda entry: entry[0])]
 
     def passives(self) -> list[Member]:
         """All others."""
         active = self.active()
         return [member for member in self.members if member is not active]
 
-    def wait_active(self, member: Member, *, timeout: float = 10.0) -> None:
-        """Waits until this member alone is active."""
-        wait_until(lambda: self.actives() == [member], f"{member.name} alone active", timeout=timeout)
+    def wait_active(self, member: Member, address: str = VIP, *, timeout: float = 10.0) -> None:
+        """Waits until this member alone is active for a VIP."""
+        wait_until(lambda: self.actives(address) == [member], f"{member.name} alone active", timeout=timeout)
 
-    def vmac(self) -> str:
-        """The VIP's virtual MAC."""
-        return str(self.members[0].vip()["mac"]).lower()
+    def vmac(self, address: str = VIP) -> str:
+        """A VIP's virtual MAC."""
+        return str(self.members[0].vip(address)["mac"]).lower()
+
+    def add_client(self, name: str, number: int) -> Host:
+        """A further client beside c1, on a port of its own, with the addresses 10.0.0.`number` to `number` + 3."""
+        host = self.network.add_host(name, number)
+        _make_client(host, [f"10.0.0.{number + more}" for more in range(1, 4)])
+        self.captures.add(name)
+        return host
 
     def add_member(self, name: str, number: int, key: Path, settings: Settings) -> Member:
         """A further member; not started."""
@@ -70,12 +83,10 @@ class Testbed:
         return Member(host, self.home / name, self.network.directory, key, settings)
 
 
-def _add_client(network: Network) -> Host:
-    client = network.add_host("c1", 2)
-    write_sysctls(client.namespace, CLIENT_SYSCTLS)
-    for address in CLIENT_ADDRESSES:
-        run(["ip", "-n", client.namespace, "address", "add", f"{address}/{SUBNET_PREFIX}", "dev", "eth0"])
-    return client
+def _make_client(host: Host, addresses: list[str]) -> None:
+    write_sysctls(host.namespace, CLIENT_SYSCTLS)
+    for address in addresses:
+        run(["ip", "-n", host.namespace, "address", "add", f"{address}/{SUBNET_PREFIX}", "dev", "eth0"])
 
 
 @contextlib.contextmanager
@@ -104,7 +115,8 @@ def testbed(
             host = network.add_host(f"s{number}", 10 + number)
             write_sysctls(host.namespace, MEMBER_SYSCTLS)
             built.append(Member(host, home / host.name, network.directory, key, settings))
-        client = _add_client(network)
+        client = network.add_host("c1", 2)
+        _make_client(client, CLIENT_ADDRESSES)
         watch = ForwardingTableWatch(network, home / "forwarding-table.log")
         captures = Captures(network, home / "captures", capture_filter)
         cleanup.callback(captures.stop)
@@ -118,7 +130,8 @@ def testbed(
             for member in built:
                 member.start()
             wait_ready(built)
-            bed.active()
+            for vip in settings.vips:
+                bed.ranked(int(vip.options.get("actives", "1")), vip.address)
         yield bed
 
 

@@ -8,7 +8,7 @@ sequence number begins another life.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .cluster import Testbed
@@ -23,6 +23,24 @@ _SEQUENCE_SPACE = 1 << 32
 ClientEnd = tuple[str, int]
 
 
+@dataclass(frozen=True)
+class SynAck:
+    """A SYN-ACK on the wire."""
+
+    member: str
+    sequence: int
+    time: int
+
+
+@dataclass(frozen=True)
+class Absence:
+    """A member's time without a word: dead, stopped, or its heartbeats lost. Nanoseconds since 1970."""
+
+    member: str
+    since: int
+    until: int
+
+
 @dataclass
 class Life:
     """One life of a client's tuple. Times are nanoseconds since 1970."""
@@ -31,21 +49,21 @@ class Life:
     initial_sequence: int
     began: int
     syns: int = 0
-    syn_acks: list[tuple[str, int]] = field(default_factory=list)
-    """(member, its initial sequence number), one per SYN-ACK on the wire."""
+    syn_acks: list[SynAck] = field(default_factory=list)
+    """In the order of time, repeated ones included."""
     owner: str = ""
     owned_since: int = 0
 
     def answered_by(self) -> set[str]:
         """The members that sent a SYN-ACK."""
-        return {member for member, _ in self.syn_acks}
+        return {syn_ack.member for syn_ack in self.syn_acks}
 
     def twins(self) -> bool:
         """Whether two members of this one kernel chose the same sequence number: then the connection has two
         owners, which members with kernels of their own would not have."""
         by_sequence: dict[int, set[str]] = {}
-        for member, sequence in self.syn_acks:
-            by_sequence.setdefault(sequence, set()).add(member)
+        for syn_ack in self.syn_acks:
+            by_sequence.setdefault(syn_ack.sequence, set()).add(syn_ack.member)
         return any(len(members) > 1 for members in by_sequence.values())
 
 
@@ -57,6 +75,19 @@ class Reset:
     host: str
     client: ClientEnd
     sequence: int
+    owner: str = ""
+    """Who owned the connection then."""
+    foreign: bool = False
+    """A member sent it that did not own the connection, more than GRACE after the client had chosen."""
+
+
+@dataclass
+class Stray:
+    """A segment from a member that does not own the connection, more than GRACE after the client had chosen."""
+
+    time: int
+    host: str
+    segment: Tcp
 
 
 @dataclass
@@ -66,16 +97,16 @@ class Story:
     lives: dict[ClientEnd, list[Life]] = field(default_factory=dict)
     member_resets: list[Reset] = field(default_factory=list)
     client_resets: list[Reset] = field(default_factory=list)
-    strays: list[tuple[int, str, Tcp]] = field(default_factory=list)
-    """Segments that a member other than the owner sent, more than GRACE after the client had chosen."""
+    strays: list[Stray] = field(default_factory=list)
+    """No resets: those are among `member_resets`."""
     meddling: list[tuple[str, ClientEnd, int]] = field(default_factory=list)
     """RSTs and pure ACKs (host, client, flags) to a tuple's later life from a member that is not (yet) its owner."""
     sources: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(host, Ethernet source) of all frames."""
     gratuitous: Counter[str] = field(default_factory=Counter)
     """ARP messages that announce the VIP unasked, by host."""
-    arp_answers: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    """(host, Ethernet source, MAC in the payload) of the ARP answers for the VIP."""
+    arp_answers: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    """(host, Ethernet source, VIP, MAC in the payload) of the ARP answers for a VIP."""
     heartbeats: dict[str, list[int]] = field(default_factory=dict)
     """Times of each host's heartbeats."""
     frames: int = 0
@@ -83,6 +114,11 @@ class Story:
     def all_lives(self) -> list[Life]:
         """Every life of every tuple."""
         return [life for lives in self.lives.values() for life in lives]
+
+    def life_of(self, client: ClientEnd, opened: int) -> Life | None:
+        """The life that a client's socket began which it opened at this time (nanoseconds since 1970)."""
+        # Two clocks are compared here that were read one after the other.
+        return next((life for life in self.lives.get(client, []) if life.began >= opened - 1_000_000), None)
 
     def syns(self) -> int:
         """SYNs the clients sent, repeated ones included."""
@@ -93,8 +129,9 @@ class Story:
         return {life.client for life in self.all_lives() if life.twins()}
 
 
-def read_story(frames: Iterable[Frame]) -> Story:
-    """Reads the captures once."""
+def read_story(frames: Iterable[Frame], vips: Iterable[str] = (VIP,)) -> Story:
+    """Reads the captures once. Clients of several VIPs have to have different addresses."""
+    vips = frozenset(vips)
     story = Story()
     for frame in frames:
         story.frames += 1
@@ -104,17 +141,17 @@ def read_story(frames: Iterable[Frame]) -> Story:
             continue
         segment = frame.tcp()
         if segment is not None:
-            if segment.destination[0] == VIP:
+            if segment.destination[0] in vips:
                 _from_client(story, frame, segment)
-            elif segment.source[0] == VIP:
+            elif segment.source[0] in vips:
                 _from_member(story, frame, segment)
             continue
         arp = frame.arp()
-        if arp is not None and arp.sender_ip == VIP:
-            if arp.target_ip == VIP:
+        if arp is not None and arp.sender_ip in vips:
+            if arp.target_ip == arp.sender_ip:
                 story.gratuitous[frame.host] += 1
             elif arp.operation == 2:
-                story.arp_answers[frame.host, frame.source, arp.sender_mac] += 1
+                story.arp_answers[frame.host, frame.source, arp.sender_ip, arp.sender_mac] += 1
     return story
 
 
@@ -133,42 +170,64 @@ def _from_client(story: Story, frame: Frame, segment: Tcp) -> None:
     life = lives[-1]
     if (segment.sequence - life.initial_sequence) % _SEQUENCE_SPACE == 0:
         return
-    for member, sequence in life.syn_acks:
-        if (sequence + 1) % _SEQUENCE_SPACE == segment.acknowledgement:
-            life.owner, life.owned_since = member, frame.time
+    for syn_ack in life.syn_acks:
+        if (syn_ack.sequence + 1) % _SEQUENCE_SPACE == segment.acknowledgement:
+            life.owner, life.owned_since = syn_ack.member, frame.time
             return
 
 
 def _from_member(story: Story, frame: Frame, segment: Tcp) -> None:
     lives = story.lives.get(segment.destination, [])
+    life = lives[-1] if lives else Life(segment.destination, 0, frame.time)
+    foreign = bool(life.owner) and life.owner != frame.host and frame.time > life.owned_since + GRACE
     if segment.flags & RST:
-        story.member_resets.append(Reset(frame.time, frame.host, segment.destination, segment.sequence))
+        reset = Reset(frame.time, frame.host, segment.destination, segment.sequence, life.owner, foreign)
+        story.member_resets.append(reset)
     elif segment.flags & SYN and lives:
-        first = (lives[-1].initial_sequence + 1) % _SEQUENCE_SPACE
+        first = (life.initial_sequence + 1) % _SEQUENCE_SPACE
         if segment.acknowledgement == first:
-            lives[-1].syn_acks.append((frame.host, segment.sequence))
-    if not lives or lives[-1].owner == frame.host:
+            life.syn_acks.append(SynAck(frame.host, segment.sequence, frame.time))
+    if not lives or life.owner == frame.host:
         return
-    life = lives[-1]
     pure = segment.payload == 0 and not segment.flags & (SYN | FIN)
     # A first life's answers before the client has chosen are SYN-ACKs, or a refusal; a later one has a past to meddle.
     if pure and len(lives) > 1:
         story.meddling.append((frame.host, life.client, segment.flags))
-    if life.owner and frame.time > life.owned_since + GRACE and not life.twins():
-        story.strays.append((frame.time, frame.host, segment))
+    if foreign and not segment.flags & RST and not life.twins():
+        story.strays.append(Stray(frame.time, frame.host, segment))
 
 
-def judge(report: Report, bed: Testbed, vmac: str, *, resets_allowed: bool = False) -> Story:
-    """Ends the captures, reads them, and expects of them what must hold in every check."""
+def judge(
+    report: Report,
+    bed: Testbed,
+    vmac: str | Mapping[str, str],
+    *,
+    resets_allowed: bool = False,
+    absences: Iterable[Absence] = (),
+) -> Story:
+    """Ends the captures, reads them, and expects of them what must hold in every check.
+
+    `vmac` is the VIP's virtual MAC, or each VIP's. Others may reset what an absent member owned. What else may be reset
+    with `resets_allowed` is for the check to say, but never is it a connection of another member.
+    """
+    vmacs = {VIP: vmac} if isinstance(vmac, str) else vmac
     learnt = bed.table_watch.stop()
-    story = read_story(bed.captures.frames())
+    story = read_story(bed.captures.frames(), vmacs)
     known = {host.mac for host in bed.network.hosts.values()}
     report.number("frames captured", story.frames)
     report.equal("frames lost by the captures", bed.captures.lost, 0)
     report.expect("the bridge learnt from its hosts", len(learnt & known), "some", bool(learnt & known))
-    report.equal("the bridge's forwarding table ever held the vMAC", vmac in learnt, False)
-    report.equal("frames with the vMAC as Ethernet source", _count(story.sources, vmac), 0)
-    members = {member.name: member.host.mac for member in bed.members}
+    report.equal("the bridge's forwarding table ever held the vMAC", not learnt.isdisjoint(vmacs.values()), False)
+    _judge_sources(report, story, vmacs, {member.name: member.host.mac for member in bed.members})
+    report.equal("segments from a member that does not own the connection", _name_strays(story), [])
+    _judge_resets(report, story, list(absences), resets_allowed=resets_allowed)
+    report.number("set aside: connections with two owners by one sequence number", len(story.twins()))
+    return story
+
+
+def _judge_sources(report: Report, story: Story, vmacs: Mapping[str, str], members: dict[str, str]) -> None:
+    forged = sum(count for (_, source), count in story.sources.items() if source in vmacs.values())
+    report.equal("frames with the vMAC as Ethernet source", forged, 0)
     foreign = {
         f"{host} sent as {source}": count
         for (host, source), count in story.sources.items()
@@ -177,27 +236,37 @@ def judge(report: Report, bed: Testbed, vmac: str, *, resets_allowed: bool = Fal
     report.equal("frames of members with another Ethernet source than their own", foreign, {})
     report.equal("gratuitous ARP for the VIP", dict(story.gratuitous), {})
     wrong = {
-        f"{host}: {inside} from {source}": count
-        for (host, source, inside), count in story.arp_answers.items()
-        if inside != vmac or source != members.get(host)
+        f"{host}: {vip} is at {inside} from {source}": count
+        for (host, source, vip, inside), count in story.arp_answers.items()
+        if inside != vmacs[vip] or source != members.get(host)
     }
     report.equal("ARP answers for the VIP that do not say vMAC from the member's own MAC", wrong, {})
-    report.equal("segments from a member that does not own the connection", _name_strays(story), [])
+
+
+def _judge_resets(report: Report, story: Story, absences: list[Absence], *, resets_allowed: bool) -> None:
+    twins = story.twins()
+    single = [reset for reset in story.member_resets if reset.client not in twins]
+    living = [reset for reset in single if not any(_orphaned(reset, absence) for absence in absences)]
+    foreign = [_name_reset(reset) for reset in living if reset.foreign]
+    report.equal("resets from a member that does not own the connection", foreign, [])
     if not resets_allowed:
-        twins = story.twins()
-        resets = [f"{reset.host} to {reset.client}" for reset in story.member_resets if reset.client not in twins]
-        report.equal("resets sent by members", resets, [])
-        report.number("set aside: connections with two owners by one sequence number", len(twins))
-    return story
+        report.equal("resets sent by members", [_name_reset(reset) for reset in living], [])
+    if absences:
+        report.number("resets of what absent members owned", len(single) - len(living))
 
 
-def _count(sources: Counter[tuple[str, str]], mac: str) -> int:
-    return sum(count for (_, source), count in sources.items() if source == mac)
+def _orphaned(reset: Reset, absence: Absence) -> bool:
+    """Whether another member reset a connection of this one while it was away."""
+    return reset.owner == absence.member != reset.host and absence.since <= reset.time <= absence.until
+
+
+def _name_reset(reset: Reset) -> str:
+    return f"{reset.host} to {reset.client}, which {reset.owner or 'nobody'} owned"
 
 
 def _name_strays(story: Story) -> list[str]:
     return [
-        f"{host} to {segment.destination[0]}:{segment.destination[1]} flags {segment.flags:#04x} "
-        f"seq {segment.sequence} ack {segment.acknowledgement}"
-        for _, host, segment in story.strays
+        f"{stray.host} to {stray.segment.destination} flags {stray.segment.flags:#04x} "
+        f"seq {stray.segment.sequence} ack {stray.segment.acknowledgement}"
+        for stray in story.strays
     ]

@@ -6,8 +6,10 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,7 @@ node:
   name: {node}
   metric: connections
 vips:
-  - address: {vip}/{prefix}
-    gateway: {gateway}
-    mac: auto
-    ports: [80]
-    actives: 1
+{vips}
 dataplane:
   wire: {{interface: eth0}}
   host: {{tap: vip0}}
@@ -67,12 +65,28 @@ def baton_binary() -> Path:
 
 
 @dataclass(frozen=True)
+class VipSettings:
+    """A virtual IP."""
+
+    address: str = VIP
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Further keys with their values, as the configuration has them; they take the place of the usual ones."""
+
+    def written(self) -> str:
+        """Its entry in the configuration."""
+        keys = {"gateway": GATEWAY, "mac": "auto", "ports": "[80]", "actives": "1", **self.options}
+        lines = [f"address: {self.address}/{SUBNET_PREFIX}", *(f"{key}: {value}" for key, value in keys.items())]
+        return "  - " + "\n    ".join(lines)
+
+
+@dataclass(frozen=True)
 class Settings:
     """What a cluster's members have in common."""
 
     cluster: str = "testbed"
     heartbeat: str = "10ms"
     missed: int = 3
+    vips: tuple[VipSettings, ...] = (VipSettings(),)
 
 
 class Member:
@@ -103,9 +117,7 @@ class Member:
                 heartbeat=self.settings.heartbeat,
                 missed=self.settings.missed,
                 node=node or self.name,
-                vip=VIP,
-                prefix=SUBNET_PREFIX,
-                gateway=GATEWAY,
+                vips="\n".join(vip.written() for vip in self.settings.vips),
                 worker_core=1 if (os.cpu_count() or 1) > 1 else 0,
                 socket=self.socket,
             )
@@ -121,6 +133,12 @@ class Member:
             # DPDK keeps its run-time files by node name: runs side by side use the same names.
             environment={"RUNTIME_DIRECTORY": str(self.runtime)},
         )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends baton a signal."""
+        if self.process is None:
+            raise RuntimeError(f"baton on {self.name} was never started")
+        self.process.popen.send_signal(number)
 
     def kill(self, *, wait: bool = True) -> None:
         """SIGKILL: no goodbye, no clean-up. Without `wait` it returns before the process is gone."""
@@ -142,18 +160,18 @@ class Member:
         parsed: dict[str, Any] = json.loads(self.command("status", "--json"))
         return parsed
 
-    def vip(self) -> dict[str, Any]:
-        """The VIP's part of the status."""
+    def vip(self, address: str = VIP) -> dict[str, Any]:
+        """A VIP's part of the status."""
         vips: list[dict[str, Any]] = self.status()["vips"]
-        return vips[0]
+        return next(vip for vip in vips if vip["address"] == address)
 
     def drops(self, reason: str) -> int:
         """A drop counter; a reason the status does not name is an error."""
         return int(self.status()["drops"][reason])
 
-    def activate(self) -> None:
-        """A planned handover of the VIP to this member."""
-        self.command("activate", "--vip", VIP)
+    def activate(self, address: str = VIP) -> None:
+        """A planned handover of a VIP to this member."""
+        self.command("activate", "--vip", address)
 
     def ready(self) -> bool:
         """Whether baton is up and settled; raises when it has ended instead."""

@@ -109,6 +109,8 @@ class Network:
         (self.directory / "owner").write_text(f"{os.getpid()} {_start_time(os.getpid())}\n")
         try:
             self._add_namespace(self.switch)
+            # Where something has loaded br_netfilter (Docker does), a bridge takes each frame through the IP firewall.
+            write_sysctls(self.switch, {"net.bridge.bridge-nf-call-iptables": "0"})
             # A bridge as it comes: it learns, it floods what it has not learnt. No spanning tree, so no delay.
             run(["ip", "-n", self.switch, "link", "add", "br0", "type", "bridge"])
             run(["ip", "-n", self.switch, "link", "set", "br0", "up"])
@@ -168,19 +170,25 @@ class Network:
 
     def block_ethertype(self, ethertype: int, hosts: list[str]) -> None:
         """The switch drops frames of this type from and to these hosts, and only those."""
-        ports = ", ".join(f'"{self.hosts[name].port}"' for name in hosts)
-        rules = f"""
-            table bridge testbed {{
-                chain forward {{
-                    type filter hook forward priority 0;
-                    ether type {ethertype:#06x} iifname {{ {ports} }} counter drop
-                    ether type {ethertype:#06x} oifname {{ {ports} }} counter drop
-                }}
-            }}"""
-        run(["ip", "netns", "exec", self.switch, "nft", "-f", "-"], stdin=rules)
+        ports = self._ports(hosts)
+        self._drop(f"ether type {ethertype:#06x} iifname {ports}", f"ether type {ethertype:#06x} oifname {ports}")
+
+    def part(self, one: list[str], other: list[str]) -> None:
+        """The switch passes nothing from a host of one group to one of the other; hosts of neither reach both."""
+        here, there = self._ports(one), self._ports(other)
+        self._drop(f"iifname {here} oifname {there}", f"iifname {there} oifname {here}")
+
+    def _ports(self, hosts: list[str]) -> str:
+        return "{ " + ", ".join(f'"{self.hosts[name].port}"' for name in hosts) + " }"
+
+    def _drop(self, *matches: str) -> None:
+        rules = "\n".join(f"{match} counter drop" for match in matches)
+        chain = f"chain forward {{ type filter hook forward priority 0;\n{rules}\n}}"
+        nft = ["ip", "netns", "exec", self.switch, "nft", "-f", "-"]
+        run(nft, stdin=f"table bridge testbed {{\n{chain}\n}}\n")
 
     def unblock(self) -> int:
-        """Ends block_ethertype; returns how many frames it dropped."""
+        """Ends what `block_ethertype` or `part` began; returns how many frames were dropped."""
         nft = ["ip", "netns", "exec", self.switch, "nft"]
         dropped = sum(int(number) for number in re.findall(r"packets (\d+)", run([*nft, "list", "ruleset"])))
         run([*nft, "delete", "table", "bridge", "testbed"])

@@ -51,12 +51,16 @@ class Service:
         self.uploads = home / "uploads"
         self.uploads.mkdir(parents=True)
         (home / "nginx.conf").write_text(_CONFIG.format(home=home, name=name))
+        self.start()
+
+    def start(self) -> None:
+        """Starts nginx, at first and after `stop`."""
         self.process = Process(
-            ["nginx", "-p", str(home), "-e", "stderr", "-c", str(home / "nginx.conf")],
-            log=home / "nginx.log",
-            namespace=namespace,
+            ["nginx", "-p", str(self.home), "-e", "stderr", "-c", str(self.home / "nginx.conf")],
+            log=self.home / "nginx.log",
+            namespace=self.namespace,
         )
-        wait_until(self._accepts, f"nginx of {name} to listen", timeout=10)
+        wait_until(self._accepts, f"nginx of {self.name} to listen", timeout=10)
 
     def offer(self, source: Path) -> None:
         """What `/file` serves."""

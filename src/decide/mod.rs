@@ -32,6 +32,8 @@ pub struct Decider<'a> {
     pub half_open: &'a HalfOpen,
     /// Verdicts on the first fragments of packets.
     pub fragments: &'a Fragments,
+    /// This burst has waited while the worker did not run for long: whoever was awake has answered what asks the active.
+    pub catching_up: bool,
     /// The time of this burst.
     pub now: Time,
 }

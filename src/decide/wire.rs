@@ -49,8 +49,9 @@ impl Decider<'_> {
         }
     }
 
+    /// The role for what has just been read.
     fn role(&self, vip: VipIndex) -> Role {
-        let role = self.shared.role(vip);
+        let role = if self.catching_up { Role::default() } else { self.shared.role(vip) };
         Role { active: role.active || broken(Rule::PassiveDrops), ..role }
     }
 
@@ -84,7 +85,7 @@ impl Decider<'_> {
     }
 
     /// A SYN, which never alters an established entry: it is remembered, and handed to the host by the active, at once or
-    /// later. A passive keeps it, in case it becomes active.
+    /// later. A passive keeps it, in case it becomes active, unless it has waited for nobody knows how long.
     fn syn(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, entry: Option<Entry>) -> Verdict {
         let flags = segment.flags();
         let pure = !flags.ack() && !flags.fin();
@@ -125,7 +126,9 @@ impl Decider<'_> {
             Remembered::Crowded => return Verdict::Drop(reason),
         };
         match record.stage {
-            Stage::Seen if pure && segment.data_len() == 0 => Verdict::Keep(*tuple, segment.seq(), reason),
+            Stage::Seen if pure && segment.data_len() == 0 && !self.catching_up => {
+                Verdict::Keep(*tuple, segment.seq(), reason)
+            }
             _ if !role.active => Verdict::Drop(reason),
             // The client has acknowledged another member's answer to this very SYN: an old copy of it changes nothing.
             Stage::Answered | Stage::Lost if entry.is_none() => Verdict::Drop(DropReason::LostRace),

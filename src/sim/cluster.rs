@@ -252,8 +252,9 @@ impl Cluster {
     /// Stops or continues baton on a member (SIGSTOP, SIGCONT).
     pub fn pause(&mut self, index: usize, paused: bool) {
         self.note(format!("s{} {}", index + 1, if paused { "is stopped" } else { "goes on" }));
+        let now = self.now;
         if let Some(daemon) = &mut self.members[index].daemon {
-            daemon.paused = paused;
+            daemon.pause(paused, now);
         }
         self.wake_member(index);
     }

@@ -98,6 +98,7 @@ impl Kind {
         let (shortest, longest): (u32, u32) = match self {
             Kind::Reboot => (50, 1500),
             Kind::Leave => (150, 800),
+            Kind::Pause => (1, 2000),
             Kind::Delay | Kind::Reordering | Kind::Duplication | Kind::Loss => (50, 1000),
             Kind::Forget | Kind::Flood | Kind::Spoof | Kind::Activate => (1, 1),
             _ => (1, 1000),

@@ -21,7 +21,7 @@ use crate::port::{BURST, Buffer};
 use crate::shared::Shared;
 use crate::table::{Established, Fragments, Handshakes, Hasher, TableError};
 use crate::time::{Clock, Time};
-use crate::worker::{self, Worker};
+use crate::worker::{self, LONG_PAUSE, Worker};
 
 /// Frames that a device holds for a worker that does not come (a common receive ring).
 const RING: usize = 1024;
@@ -78,6 +78,8 @@ pub struct Daemon {
     pub skew: Skew,
     /// Stopped (SIGSTOP): neither worker nor control thread runs.
     pub paused: bool,
+    /// Since when.
+    paused_at: Time,
     /// Frames from the wire that wait for the worker.
     pub arrived: VecDeque<Frame>,
     worker: Worker<MemoryPort, MemoryPort>,
@@ -149,7 +151,7 @@ impl Daemon {
         let (wire, host) = (MemoryPort::default(), MemoryPort::default());
         let kept = Kept::new(KEPT_SYNS, keep_for, vips);
         let worker = Worker::new(Arc::clone(&member), Arc::clone(&counters), Clock::start(), kept, wire, host);
-        Ok(Daemon { member, counters, shell, skew, paused: false, arrived: VecDeque::new(), worker })
+        Ok(Daemon { member, counters, shell, skew, paused: false, paused_at: now, arrived: VecDeque::new(), worker })
     }
 
     /// A frame from the wire: the device has room for it, or not.
@@ -162,6 +164,17 @@ impl Daemon {
     /// The frames of the next burst from the wire.
     pub fn next_burst(&self) -> impl Iterator<Item = &Frame> {
         self.arrived.iter().take(BURST)
+    }
+
+    /// Stops, or goes on.
+    pub fn pause(&mut self, paused: bool, now: Time) {
+        if paused && !self.paused {
+            self.paused_at = now;
+        } else if self.paused && !paused && now.since(self.paused_at) >= LONG_PAUSE {
+            // A worker that polls sees this by itself; here it has turns only when there is something to do.
+            self.worker.catch_up();
+        }
+        self.paused = paused;
     }
 
     /// The cluster as this member sees it.

@@ -73,7 +73,7 @@ def answers(context: Context) -> None:
     report.equal("pings answered", len(re.findall(r"bytes from .* ttl=", pings)), 5)
     report.equal("pings answered twice", pings.count("DUP!"), 0)
     report.expect("the client's neighbour entry", neighbour.strip(), vmac, vmac in neighbour)
-    report.equal("members that answered ARP", sorted({host for host, _, _ in story.arp_answers}), ["s1", "s2", "s3"])
+    report.equal("members that answered ARP", sorted({host for host, *_ in story.arp_answers}), ["s1", "s2", "s3"])
     report.expect("port 81", refused, "refused", "refused" in refused.lower() or "connect" in refused.lower())
     report.equal("members that sent resets", [reset.host for reset in story.member_resets], [active.name])
 

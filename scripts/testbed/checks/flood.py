@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 from ..clients.control import Client, Results
@@ -12,12 +13,13 @@ from ..judge import judge
 from ..member import VIP, Settings
 from ..shell import run, wait_until
 from ..tools import Flood, Flooder, add_distant_host, round_trip_ms
-from ..topology import write_sysctls
+from ..topology import Host, write_sysctls
 from . import Check, Context
 
 # The flood itself stays out of the captures: they are to be complete in what they judge.
 _WITHOUT_FLOOD = "not net 198.18.0.0/15"
 _LONG = 20
+_LADDER = (5_000, 10_000, 15_000, 20_000, 25_000, 30_000, 35_000, 40_000, 50_000, 60_000, 80_000, 100_000)
 
 
 @dataclass
@@ -45,6 +47,21 @@ class _Outcome:
         }
 
 
+def _carried(bed: Testbed, outsider: Host, destination: str, home: Path) -> int:
+    """What the testbed carries, in SYNs a second: three quarters of the highest rate of which every SYN reaches the active
+    member. Beyond that rate the machine that carries everybody is exhausted and loses frames of any kind before any
+    member sees them; at the very edge every other process's moment does."""
+    carried = 0
+    for rate in _LADDER:
+        before = bed.active().status()["frames"]["wire_rx"]
+        flood = Flooder(outsider, destination, home / f"ladder-{rate}.log", seconds=3, rate=rate).wait()
+        arrived = bed.active().status()["frames"]["wire_rx"] - before
+        if arrived < flood.sent or flood.rate < 0.9 * rate:
+            break
+        carried = rate
+    return carried * 3 // 4
+
+
 def _under_flood(context: Context, bed: Testbed, name: str, destination: str) -> _Outcome:
     """A flood, handshakes at 100 ms round trip, and long connections beside them."""
     seconds, rate = int(context.number("seconds", 15)), int(context.number("rate", 0))
@@ -56,6 +73,8 @@ def _under_flood(context: Context, bed: Testbed, name: str, destination: str) ->
     distant, _ = add_distant_host(bed.network, "c2", 3, each_way="50ms", log=home / "cable.log")
     bed.captures.add("x1")
     round_trip = round_trip_ms(distant.namespace, bed.members[1].host.address)
+    if not rate and name != "plain":
+        rate = _carried(bed, outsider, destination, home)
     long = Client(
         bed.client.namespace,
         CLIENT_ADDRESSES[:1],

@@ -9,7 +9,7 @@ from statistics import median
 
 from ..clients.control import Client, Results
 from ..cluster import CLIENT_ADDRESSES, Testbed, testbed
-from ..judge import judge
+from ..judge import Absence, judge
 from ..member import Settings, wait_ready
 from . import Check, Context
 
@@ -41,14 +41,14 @@ def outage(results: Results, killed: int) -> Outage:
     return Outage(*(round(max(each, default=0) / 1e6, 2) for each in (gaps, usual, around)))
 
 
-def _kill_once(bed: Testbed, context: Context, number: int) -> tuple[Outage, Results]:
+def _kill_once(bed: Testbed, context: Context, number: int) -> tuple[Outage, Results, Absence]:
     """Kills the active member under a probe, and brings it back."""
     victim = bed.active()
     log = context.home / f"probe-{number}.log"
     # Shorter than the second after which the kernel sends a SYN again: no attempt lives on a retransmission.
     probe = Client(bed.client.namespace, CLIENT_ADDRESSES, log, every_us=_ATTEMPT_EVERY_US, requests=1, timeout_ms=900)
     time.sleep(0.7)
-    killed = time.monotonic_ns()
+    killed, began = time.monotonic_ns(), time.time_ns()
     victim.kill(wait=False)
     bed.network.cut(victim.name)
     time.sleep(1.2)
@@ -59,22 +59,23 @@ def _kill_once(bed: Testbed, context: Context, number: int) -> tuple[Outage, Res
     victim.kill()
     victim.start()
     wait_ready(bed.members)
-    return outage(results, killed), results
+    return outage(results, killed), results, Absence(victim.name, began, time.time_ns())
 
 
 def _kill_active(context: Context, heartbeat: str, limit: float) -> None:
     report = context.report
     kills = int(context.number("kills", 10))
-    outages, lost = [], 0
+    outages, absences, lost = [], [], 0
     with testbed(context.home, settings=Settings(heartbeat=heartbeat)) as bed:
         vmac = bed.vmac()
         for number in range(kills):
-            seen, results = _kill_once(bed, context, number)
+            seen, results, absence = _kill_once(bed, context, number)
             outages.append(seen)
+            absences.append(absence)
             # Connections that the dead member had accepted and not yet answered are lost with it.
             lost += len(results.failed())
             report.number(f"kill {number + 1}", {**asdict(seen), "failed": results.errors()})
-        judge(report, bed, vmac, resets_allowed=True)
+        judge(report, bed, vmac, absences=absences)
     gaps, waits = [each.gap for each in outages], [each.longest for each in outages]
     report.at_most(f"median gap of {kills} kills at {heartbeat} heartbeats", median(gaps), limit, "ms")
     report.number("median and worst gap (ms)", [median(gaps), max(gaps)])

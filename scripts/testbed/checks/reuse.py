@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..clients.direct import ask, connect
 from ..cluster import CLIENT_ADDRESSES, Testbed, testbed
 from ..judge import Story, judge
-from ..member import VIP, Member
-from ..shell import inside, run, wait_until
+from ..member import Member
+from ..shell import run, wait_until
 from . import Check, Context
 
 _TCP_REPAIR = 19
@@ -43,27 +44,9 @@ _LEFTOVERS = [
 
 def _connect(bed: Testbed, source: str, port: int) -> tuple[socket.socket, float]:
     """A connection from a given port; and how long its handshake took, in ms."""
-    with inside(bed.client.namespace):
-        handle = socket.socket()
-    handle.settimeout(5)
-    handle.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    handle.bind((source, port))
     begun = time.monotonic()
-    handle.connect((VIP, 80))
+    handle = connect(bed.client.namespace, source, port)
     return handle, (time.monotonic() - begun) * 1000
-
-
-def _ask(handle: socket.socket, what: str, *, close: bool = False) -> str:
-    """One request; the first word of the answer is the member's name."""
-    last = "Connection: close\r\n" if close else ""
-    handle.sendall(f"GET /who?{what} HTTP/1.1\r\nHost: vip\r\n{last}\r\n".encode())
-    received = b""
-    while not received.endswith(f" {what}\n".encode()):
-        data = handle.recv(4096)
-        if not data:
-            raise ConnectionError(f"the connection ended within the answer to {what}")
-        received += data
-    return received.partition(b"\r\n\r\n")[2].decode().split()[0]
 
 
 def _vanish(handle: socket.socket) -> None:
@@ -101,7 +84,7 @@ def _leave(bed: Testbed, old: socket.socket, leftover: _Leftover, port: int) -> 
         deaf.enter_context(_deaf(bed, port))
         _vanish(old)
     elif kind == "time-wait":
-        _ask(old, "last", close=True)
+        ask(old, "last", close=True)
         if old.recv(1) != b"":
             raise ConnectionError("more than was asked for")
         old.close()
@@ -127,7 +110,7 @@ def _reuse(context: Context, bed: Testbed, leftover: _Leftover, source: str, por
     where = "elsewhere" if elsewhere else "the same member"
     holder = bed.active()
     old, _ = _connect(bed, source, port)
-    first = _ask(old, "first")
+    first = ask(old, "first")
     deaf = _leave(bed, old, leftover, port)
     try:
         wait_until(
@@ -145,7 +128,7 @@ def _reuse(context: Context, bed: Testbed, leftover: _Leftover, source: str, por
     try:
         handle, took = _connect(bed, source, port)
         with handle:
-            served = {_ask(handle, f"again-{number}") for number in range(10)}
+            served = {ask(handle, f"again-{number}") for number in range(10)}
     except OSError as error:
         report.expect(f"{leftover.name}; {where}", f"{type(error).__name__}: {error}", "served", False)
         return

@@ -45,6 +45,10 @@ def instruments(context: Context) -> None:
             "copies of a heartbeat dropped by a block (to two members and the client)", bed.network.unblock(), 3
         )
         _send(bed.members[1].host.namespace, heartbeat)
+        bed.network.part(["s2"], ["s3"])
+        _send(bed.members[1].host.namespace, heartbeat)
+        time.sleep(0.1)
+        report.equal("copies of it dropped where the switch is parted (to one member)", bed.network.unblock(), 1)
         _send(bed.members[2].host.namespace, b"\xff" * 6 + forged + b"\x88\xb6" + bytes(46))
 
         bed.network.cut("s1")
@@ -60,7 +64,7 @@ def instruments(context: Context) -> None:
     owners = [life.owner for life in story.all_lives() if life.syn_acks]
     report.equal("connections whose owner the captures show", owners, ["s1"] * 300)
     report.equal("connections that failed while the cable was cut", len(cut.failed()), 10)
-    report.equal("heartbeats in the captures", len(story.heartbeats.get("s2", [])), 2)
+    report.equal("heartbeats in the captures", len(story.heartbeats.get("s2", [])), 3)
     report.equal("frames with a forged source in the captures", story.sources["s3", _FORGED], 1)
     report.equal("the forwarding table watch saw the forged source", _FORGED in learnt, True)
     report.equal("frames lost by the captures", bed.captures.lost, 0)

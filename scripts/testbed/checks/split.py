@@ -1,16 +1,22 @@
-"""Two members both active, as the switch drops their heartbeats: no connection may suffer."""
+"""Members that do not hear each other and so are active at once: no connection may suffer."""
 
 from __future__ import annotations
 
-from ..clients.control import Client
-from ..cluster import CLIENT_ADDRESSES, testbed
-from ..judge import judge
-from ..member import HEARTBEAT_ETHERTYPE
+import time
+from dataclasses import dataclass, field
+
+from ..clients.control import Client, Connection, long_connections
+from ..cluster import CLIENT_ADDRESSES, Testbed, testbed
+from ..judge import Absence, Story, judge
+from ..member import HEARTBEAT_ETHERTYPE, Member
 from ..shell import wait_until
+from ..topology import Host
 from . import Check, Context
 
 _CONNECTIONS = 1000
 _REQUESTS = 10
+_SIDES = (("s1", "s2"), ("s3", "s4"))
+_PER_OWNER = 20
 
 
 def split_brain(context: Context) -> None:
@@ -51,4 +57,107 @@ def split_brain(context: Context) -> None:
     report.number("one active again after (ms)", healed * 1000)
 
 
-CHECKS = [Check("split-brain", "two members both active: no connection breaks, no reset", split_brain, {})]
+@dataclass
+class _Place:
+    """A client and where it stands: with one side of the partition, or between them and hearing both."""
+
+    host: Host
+    addresses: list[str]
+    side: int | None
+    clients: list[Client] = field(default_factory=list)
+
+    def cut_from(self, member: str) -> bool:
+        """Whether the partition comes between this client and a member."""
+        return self.side is not None and member not in _SIDES[self.side]
+
+
+def _places(bed: Testbed) -> list[_Place]:
+    places = [_Place(bed.client, CLIENT_ADDRESSES[:2], 0)]
+    for name, number, side in (("c3", 20, 1), ("c4", 30, None)):
+        host = bed.add_client(name, number)
+        places.append(_Place(host, [host.address, f"10.0.0.{number + 1}"], side))
+    return places
+
+
+def _load(context: Context, bed: Testbed, places: list[_Place], owners: list[Member]) -> None:
+    """Long connections of every client to these members, and new ones from then on."""
+    for owner in owners:
+        owner.activate()
+        bed.wait_active(owner)
+        for place in places:
+            log = context.home / f"{place.host.name}-to-{owner.name}.log"
+            where = place.host.namespace
+            place.clients.append(
+                long_connections(where, place.addresses[:1], log, _PER_OWNER, gap_ms=200, timeout_ms=20_000)
+            )
+    for place in places:
+        log = context.home / f"{place.host.name}-new.log"
+        place.clients.append(
+            Client(place.host.namespace, place.addresses[1:], log, every_us=8000, requests=3, timeout_ms=5000)
+        )
+
+
+def split_2_2(context: Context) -> None:
+    """Four members parted two and two, with a client on each side and one between, then whole again."""
+    report = context.report
+    seconds = context.number("seconds", 6)
+    with testbed(context.home, members=4) as bed:
+        vmac, places = bed.vmac(), _places(bed)
+        _load(context, bed, places, [bed.members[0], bed.members[2]])
+        time.sleep(1)
+        parted = time.time_ns()
+        bed.network.part([*_SIDES[0], "c1"], [*_SIDES[1], "c3"])
+        wait_until(lambda: len(bed.actives()) == 2, "an active member on each side", timeout=5)
+        time.sleep(seconds)
+        actives = sorted(member.name for member in bed.actives())
+        report.at_least("frames the switch dropped", bed.network.unblock(), 1)
+        healed = time.time_ns()
+        converged = wait_until(lambda: len(bed.actives()) == 1, "one active member again", timeout=5)
+        time.sleep(2)
+        outcomes = [(place, c) for place in places for client in place.clients for c in client.stop().connections]
+        # To the members of the other side, and to what they call orphans, a member is as good as dead meanwhile.
+        away = [Absence(member.name, parted, healed) for member in bed.members]
+        story = judge(report, bed, vmac, absences=away)
+    sides = [name in _SIDES[0] for name in actives]
+    report.expect("members active while parted", actives, "one on each side", sorted(sides) == [False, True])
+    report.number("one active again after (ms)", converged * 1000)
+    whole, cut = _by_path(bed, story, outcomes, parted, healed)
+    twins = story.twins()
+    failed = [(c.tuple, c.error) for c in whole if c.error and c.tuple not in twins]
+    report.equal("connections broken whose path was never cut", failed, [])
+    safe = {c.tuple for c in whole} - twins
+    resets = [(reset.host, reset.client) for reset in story.member_resets + story.client_resets]
+    report.equal("resets on them, by anybody", [reset for reset in resets if reset[1] in safe], [])
+    offset = bed.captures.clock_offset
+    between = {c.member for place, c in outcomes if place.side is None and parted < c.opened - offset < healed}
+    report.expect("who served the client in between", sorted(between), "both sides", len(between) > 1)
+    report.at_least("connections whose path was never cut", len(whole), 1000)
+    report.at_least("connections whose path was cut", len(cut), 2 * _PER_OWNER)
+    report.number("of those whose path was cut, broken", len([c for c in cut if c.error]))
+    report.at_most("set aside: two members chose one sequence number", len(twins), len(outcomes) // 100)
+    report.number("longest wait where the path was never cut (ms)", max(c.longest for c in whole) / 1e6)
+
+
+def _by_path(
+    bed: Testbed, story: Story, outcomes: list[tuple[_Place, Connection]], parted: int, healed: int
+) -> tuple[list[Connection], list[Connection]]:
+    """Connections whose path to their owner was never cut, and the others."""
+    whole, cut = [], []
+    for place, connection in outcomes:
+        opened, ended = (at - bed.captures.clock_offset for at in (connection.opened, connection.ended))
+        life = story.life_of(connection.tuple, opened)
+        amid = opened < healed and ended > parted
+        lost = amid and life is not None and life.owner != "" and place.cut_from(life.owner)
+        (cut if lost else whole).append(connection)
+    return whole, cut
+
+
+CHECKS = [
+    Check("split-brain", "two members both active: no connection breaks, no reset", split_brain, {}),
+    Check(
+        "split-2-2",
+        "four members parted two and two: no connection breaks whose path is whole",
+        split_2_2,
+        {"seconds": "3"},
+    ),
+]

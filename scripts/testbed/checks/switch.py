@@ -6,7 +6,7 @@ import time
 
 from ..clients.control import Client
 from ..cluster import CLIENT_ADDRESSES, testbed
-from ..judge import judge
+from ..judge import Absence, judge
 from ..member import HEARTBEAT_ETHERTYPE, wait_ready
 from ..shell import run, wait_until
 from . import Check, Context
@@ -28,17 +28,18 @@ def fdb_clean(context: Context) -> None:
         wait_until(lambda: len(bed.actives()) == 2, "two active members", timeout=5)
         bed.network.unblock()
         wait_until(lambda: len(bed.actives()) == 1, "one active member again", timeout=5)
-        victim = bed.active()
+        victim, killed = bed.active(), time.time_ns()
         victim.kill()
         bed.network.cut(victim.name)
         time.sleep(0.5)
         bed.network.mend(victim.name)
         victim.start()
         wait_ready(bed.members)
+        absence = Absence(victim.name, killed, time.time_ns())
         results = client.stop()
         for member in bed.members:
             member.stop()
-        story = judge(report, bed, vmac, resets_allowed=True)
+        story = judge(report, bed, vmac, resets_allowed=True, absences=[absence])
     answered = sum(story.arp_answers.values())
     report.at_least("ARP answers for the VIP meanwhile", answered, 3)
     report.at_least("connections served meanwhile", len(results.connections) - len(results.failed()), 100)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..member import VIP
-from ..shell import Process, TimedOut
+from ..shell import Process, TimedOut, wait_until
 
 _PACKAGE_HOME = Path(__file__).resolve().parents[2]
 
@@ -136,3 +136,11 @@ class Client:
         """Ends it and returns its results."""
         self._process.popen.send_signal(signal.SIGTERM)
         return self.wait(timeout=timeout)
+
+
+def long_connections(namespace: str, sources: list[str], log: Path, count: int, **options: int) -> Client:
+    """So many connections that ask again and again until they are stopped; returns when each has been answered."""
+    options = {"every_us": 2000, "gap_ms": 100, "timeout_ms": 5000, **options}
+    client = Client(namespace, sources, log, opens=count, requests=0, progress_ms=100, **options)
+    wait_until(lambda: client.poll().get("serving", 0) == count, f"{count} long connections", timeout=30)
+    return client

@@ -254,6 +254,7 @@ class Engine:
             "failed": self.failed,
             "served": self.served,
             "open": len(self.live),
+            "serving": sum(1 for connection in self.live.values() if connection.answers),
             "longest_ms": max([self.longest_since_progress, *waiting]) / 1e6,
         }
         self.longest_since_progress = 0

@@ -243,8 +243,7 @@ fn the_file_is_its_owners_alone_and_goes_with_the_member() {
 fn a_stale_socket_is_replaced_and_all_else_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("baton.sock");
-    // What a killed process leaves: the file of a socket that nobody listens on.
-    drop(UnixListener::bind(&path).unwrap());
+    leave_a_stale_socket(&path);
     assert!(matches!(Client::connect(&path), Err(ClientError::NotRunning(_))));
     drop(Server::start(&path, unbounded().0).unwrap());
 
@@ -258,11 +257,18 @@ fn a_stale_socket_is_replaced_and_all_else_left_alone() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
 
+/// What a killed process leaves: the file of a socket that nobody listens on. It never did: a listener would live on for a
+/// moment in whatever a test beside this one is just starting, between fork and exec.
+fn leave_a_stale_socket(path: &Path) {
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+}
+
 #[test]
 fn of_many_starting_at_once_one_wins() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("baton.sock");
-    drop(UnixListener::bind(&path).unwrap());
+    leave_a_stale_socket(&path);
     let starting: Vec<_> = (0..8)
         .map(|_| {
             let path = path.clone();
