@@ -71,8 +71,8 @@ pub struct Checks {
     answers: BTreeMap<(Flow, u32), Vec<Answer>>,
     /// Who received a SYN.
     syns: BTreeMap<(Flow, u32), Syn>,
-    /// Who refused a SYN, and when.
-    refused: BTreeMap<(Flow, u32), (usize, Time)>,
+    /// Who refused a SYN.
+    refused: BTreeMap<(Flow, u32), Refusal>,
     /// Who was told, by flow, client's and server's ISN.
     told: BTreeMap<(Flow, u32, u32), Members>,
     /// What went wrong.
@@ -92,8 +92,19 @@ struct Answer {
     at: Time,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    member: usize,
+    /// Who was active then.
+    actives: Members,
+    at: Time,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Syn {
+    /// Who received it at any time.
+    seen_ever_by: Members,
+    /// Who received it since it was started last.
     seen_by: Members,
     /// Whether it came while every SYN was to be answered by one member at most.
     exclusive: bool,
@@ -116,7 +127,9 @@ impl Checks {
         if glance.flags.syn() {
             if !glance.flags.ack() {
                 let exclusive = self.exclusive && !self.shared.contains(flow.remote.ip());
-                let syn = self.syns.entry((flow, glance.seq)).or_insert(Syn { seen_by: 0, exclusive });
+                let new = Syn { exclusive, ..Syn::default() };
+                let syn = self.syns.entry((flow, glance.seq)).or_insert(new);
+                syn.seen_ever_by |= bit;
                 syn.seen_by |= bit;
             }
             return;
@@ -128,8 +141,15 @@ impl Checks {
         }
     }
 
-    /// A member sends a frame. `truth` is what the client has of the connection, if there is one.
-    pub fn sent(&mut self, member: usize, frame: &[u8], glance: Option<(&Glance, Option<Truth>)>, now: Time) {
+    /// A member sends a frame, of which the client has this, if it is to a client; `actives` are for that virtual IP.
+    pub fn sent(
+        &mut self,
+        member: usize,
+        frame: &[u8],
+        glance: Option<(&Glance, Option<Truth>)>,
+        actives: Members,
+        now: Time,
+    ) {
         let source = frame.get(6..12);
         if self.virtual_macs.iter().any(|mac| source == Some(&mac.0)) {
             self.violate(now, None, format!("s{} sent a frame from a virtual MAC", member + 1));
@@ -140,7 +160,7 @@ impl Checks {
             self.answered(member, flow, glance, now);
         }
         match truth.irs {
-            None => self.sent_to_syn_sent(member, flow, glance, truth, now),
+            None => self.sent_to_syn_sent(member, flow, glance, truth, actives, now),
             Some(irs) => self.sent_to_connection(member, flow, glance, truth.iss, irs, now),
         }
     }
@@ -157,7 +177,8 @@ impl Checks {
                 self.violate(now, Some(flow), format!("s{} answered a SYN that another member answered", member + 1));
             }
         }
-        if let Some(&(other, at)) = self.refused.get(&syn)
+        if let Some(&Refusal { member: other, actives, at }) = self.refused.get(&syn)
+            && actives & (1 << member) != 0
             && other != member
             && now.since(at) < REFUSED_LATELY
         {
@@ -166,10 +187,18 @@ impl Checks {
     }
 
     /// A RST to a client that waits for a SYN-ACK ends its attempt: no other member may have accepted it.
-    fn sent_to_syn_sent(&mut self, member: usize, flow: Flow, glance: &Glance, truth: Truth, now: Time) {
+    fn sent_to_syn_sent(
+        &mut self,
+        member: usize,
+        flow: Flow,
+        glance: &Glance,
+        truth: Truth,
+        actives: Members,
+        now: Time,
+    ) {
         if glance.flags.rst() && glance.flags.ack() && glance.ack == truth.iss.wrapping_add(1) {
             self.seen.refusals += 1;
-            self.refused.insert((flow, truth.iss), (member, now));
+            self.refused.insert((flow, truth.iss), Refusal { member, actives, at: now });
             let accepted = self.answers.get(&(flow, truth.iss)).is_some_and(|answers| {
                 answers.iter().any(|answer| answer.member != member && now.since(answer.at) < ACCEPTED_LATELY)
             });
@@ -201,7 +230,7 @@ impl Checks {
         // client is not harmed.
         let other_syn =
             self.syns.get(&(flow, glance.ack.wrapping_sub(1))).filter(|_| glance.ack != iss.wrapping_add(1));
-        let to_old_syn = !glance.flags.rst() && other_syn.is_some_and(|syn| syn.seen_by & (1 << member) != 0);
+        let to_old_syn = !glance.flags.rst() && other_syn.is_some_and(|syn| syn.seen_ever_by & (1 << member) != 0);
         if to_old_syn {
             self.seen.old_segments += 1;
         } else if told {

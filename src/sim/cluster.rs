@@ -130,7 +130,7 @@ impl Cluster {
                 plain: options.plain,
                 booted: START,
                 boots: 0,
-                stopped: vec![None; options.vips()],
+                stopped: vec![Vec::new(); options.vips()],
                 incarnation: 0,
                 leaving: false,
             }
@@ -244,7 +244,7 @@ impl Cluster {
             machine.kernel.listen(port, listener);
         } else {
             machine.kernel.unlisten(port, now);
-            machine.stopped[vip] = Some(now);
+            machine.stopped[vip].push(now);
         }
         self.host(index);
     }

@@ -48,8 +48,8 @@ pub struct Machine {
     pub booted: Time,
     /// How often it was booted before.
     pub boots: u64,
-    /// When its service last stopped listening, for each virtual IP.
-    pub stopped: Vec<Option<Time>>,
+    /// When its service stopped listening, for each virtual IP.
+    pub stopped: Vec<Vec<Time>>,
     /// How often baton was started.
     pub incarnation: u64,
     /// It has been told to leave.

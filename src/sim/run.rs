@@ -116,7 +116,7 @@ pub struct Run {
 /// Memory that the system does not give.
 pub fn run(setup: Setup) -> Result<Outcome, StartError> {
     let mut run = Run::new(setup)?;
-    run.to_its_end()?;
+    run.complete()?;
     let violation = run.cluster.checks.violations.first().cloned();
     let concerned = violation.as_ref().and_then(|violation| violation.flow);
     Ok(Outcome {
@@ -218,7 +218,7 @@ impl Run {
         self.agenda.insert((at, self.order), act);
     }
 
-    fn to_its_end(&mut self) -> Result<(), StartError> {
+    fn complete(&mut self) -> Result<(), StartError> {
         let heal_at = START + self.end.since(START) * 3 / 4;
         while !self.is_over() {
             let next = self.agenda.first_key_value().map_or(heal_at, |((at, _), _)| *at).min(heal_at);
@@ -277,12 +277,24 @@ impl Run {
         match moment {
             None => self.begin(fault),
             Some(state) => {
+                self.prepare(state, fault.member);
                 self.order += 1;
                 let (id, member) = (self.order, kind.strikes_a_member().then_some(fault.member));
                 self.cluster.watches.push(Watch { id, member, state, met: false });
                 self.aimed.insert(id, (fault, self.cluster.now + PATIENCE));
             }
         }
+    }
+
+    /// Some states need a service that is busy.
+    fn prepare(&mut self, state: State, member: usize) {
+        let kind = match state {
+            State::Queued => Kind::Clog,
+            State::Stalled => Kind::Stall,
+            _ => return,
+        };
+        let fault = Fault::draw(kind, &self.cluster, &mut self.random);
+        self.begin(Fault { member, length: PATIENCE, ..fault });
     }
 
     fn begin(&mut self, fault: Fault) {

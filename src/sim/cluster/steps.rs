@@ -152,7 +152,11 @@ impl Cluster {
     fn leave(&mut self, index: usize, frame: Frame) {
         let glance = Glance::at(&frame);
         let seen = glance.as_ref().map(|glance| (glance, self.truth(glance.flow.reversed())));
-        self.checks.sent(index, &frame, seen, self.now);
+        let refuses = glance.as_ref().is_some_and(|glance| glance.flags.rst());
+        let vip = glance.as_ref().filter(|_| refuses).and_then(|glance| self.vip_of(glance.flow.reversed()));
+        let actives =
+            vip.map_or(0, |vip| self.actives_of(vip).into_iter().fold(0, |actives, member| actives | 1 << member));
+        self.checks.sent(index, &frame, seen, actives, self.now);
         if let Some(glance) = glance
             && self.client_of.contains_key(glance.flow.remote.ip())
         {
@@ -270,12 +274,12 @@ impl Cluster {
     pub fn may_end(&self, client: usize, flow: Flow, owner: usize) -> bool {
         let Some(story) = self.clients[client].stories.get(&flow) else { return true };
         let machine = &self.members[owner];
-        let stopped = self.vip_of(flow).and_then(|vip| machine.stopped[vip]);
+        let stops = self.vip_of(flow).map_or(&[][..], |vip| &machine.stopped[vip]);
         let accepted_by = story.connected.map_or(self.now, |connected| connected + ACCEPTED_WITHIN);
         let unproven = story.answered == 0
             && story.ended.is_some_and(|(_, end)| end == End::Reset)
             && story.numbers.is_some_and(|(_, irs)| machine.kernel.sent_cookie(flow.reversed(), irs));
-        unproven || machine.booted > story.begun || stopped.is_some_and(|at| at >= story.begun && at <= accepted_by)
+        unproven || machine.booted > story.begun || stops.iter().any(|&at| at >= story.begun && at <= accepted_by)
     }
 
     /// After something has been done to a client from outside.

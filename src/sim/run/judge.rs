@@ -122,7 +122,8 @@ impl Run {
 
     /// Every SYN that reaches a healthy cluster is answered.
     fn check_promptness(&mut self, first: usize) {
-        for Begun { client, flow, .. } in self.begun[first..].to_vec() {
+        for number in first..self.begun.len() {
+            let Begun { client, flow, .. } = self.begun[number];
             let Some(story) = self.cluster.clients[client].stories.get(&flow) else { continue };
             if !self.is_over() && (story.connected.is_none() || story.syn_retransmits > 0) {
                 let what = "a SYN to a healthy cluster was not answered at once".into();
@@ -161,7 +162,7 @@ impl Run {
     /// A service stopped listening at some time; or an earlier attempt from the same port was still half open.
     fn may_be_refused(&self, begun: &Begun) -> bool {
         let vip = self.cluster.vip_of(begun.flow).unwrap_or_default();
-        !begun.fresh || self.cluster.members.iter().any(|machine| machine.stopped[vip].is_some())
+        !begun.fresh || self.cluster.members.iter().any(|machine| !machine.stopped[vip].is_empty())
     }
 
     /// Hosts hold nothing that is another member's, and tables hold what hosts hold.
@@ -199,7 +200,9 @@ impl Run {
         while !daemon.member.established.scan(&mut cursor, 4096, |tuple, entry| {
             let server = shell::flow_of(&daemon.member.facts, &tuple);
             // The end of a TIME_WAIT is announced by nobody.
-            if entry.state() == State::Live && machine.kernel.query(server).is_none() {
+            // Nor is that of a half-open socket, which a SYN that came late may have left for a while.
+            let ends_unheard = entry.state() == State::TimeWait || entry.syn_seen();
+            if !ends_unheard && machine.kernel.query(server).is_none() {
                 stale = Some(server.reversed());
             }
         }) {}
