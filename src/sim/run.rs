@@ -293,8 +293,9 @@ impl Run {
             State::Stalled => Kind::Stall,
             _ => return,
         };
-        let fault = Fault::draw(kind, &self.cluster, &mut self.random);
-        self.begin(Fault { member, length: PATIENCE, ..fault });
+        let mut fault = Fault::draw(kind, &self.cluster, &mut self.random);
+        (fault.member, fault.length) = (member, PATIENCE);
+        self.begin(fault);
     }
 
     fn begin(&mut self, fault: Fault) {
