@@ -45,4 +45,4 @@ fn every_fault_meets_connections_in_every_state() {
 }
 
 /// As many as it takes to meet every pair, and some more.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 90;

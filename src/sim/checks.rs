@@ -251,6 +251,14 @@ impl Checks {
         self.told.values_mut().for_each(|members| *members &= others);
     }
 
+    /// Whether a member has answered one SYN of a connection with several sequence numbers.
+    pub fn answered_anew(&self, member: usize, flow: Flow) -> bool {
+        self.answers.range((flow, 0)..=(flow, u32::MAX)).any(|(_, answers)| {
+            let mut own = answers.iter().filter(|answer| answer.member == member).map(|answer| answer.isn);
+            own.next().is_some_and(|first| own.any(|isn| isn != first))
+        })
+    }
+
     /// Whether a member was told whose this connection is.
     pub fn was_told(&self, member: usize, flow: Flow, truth: Truth) -> bool {
         let told = truth.irs.and_then(|irs| self.told.get(&(flow, truth.iss, irs)));

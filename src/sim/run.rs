@@ -33,22 +33,23 @@ const STEP: Duration = Duration::from_millis(500);
 /// How long a fault waits for its moment.
 const PATIENCE: Duration = Duration::from_millis(600);
 
-/// The states that faults wait for: any, and those that are rare or short more often.
+/// The states that faults wait for: those that are rare or short; the others are met without waiting.
 const MOMENTS: &[State] = &[
-    State::Opening,
     State::HalfOpen,
     State::Contested,
     State::Contested,
     State::Queued,
     State::Queued,
-    State::Uploading,
     State::Downloading,
     State::Downloading,
+    State::Stalled,
+    State::Stalled,
     State::Stalled,
     State::HalfClosed,
     State::HalfClosed,
     State::Closing,
     State::Closing,
+    State::Forgotten,
     State::Forgotten,
     State::Forgotten,
 ];

@@ -48,7 +48,7 @@ pub fn connect_plainly(cluster: &mut Cluster, vip: usize, random: &mut Random) -
 fn plan(random: &mut Random) -> Plan {
     let ms = Duration::from_millis;
     let finishes = [Finish::Client, Finish::Client, Finish::Server, Finish::Abort, Finish::ServerAbort, Finish::Stay];
-    let size = |random: &mut Random| match random.below(20) {
+    let size = |random: &mut Random| match random.below(15) {
         0 => 60_000 + random.below(100_000) as usize,
         1..=5 => random.below(6000) as usize,
         _ => random.below(300) as usize,

@@ -269,15 +269,14 @@ impl Cluster {
     }
 
     /// Whether something has happened to a connection's owner that the connection need not outlive: its machine was
-    /// rebooted, its service had stopped before it accepted the connection, or the connection rested on a SYN cookie
-    /// and was reset before anything was answered.
+    /// rebooted, its service had stopped before it accepted the connection, or the connection rested on a SYN cookie,
+    /// of which neither its host nor baton keeps anything that a restart or a reset could leave.
     pub fn may_end(&self, client: usize, flow: Flow, owner: usize) -> bool {
         let Some(story) = self.clients[client].stories.get(&flow) else { return true };
         let machine = &self.members[owner];
         let stops = self.vip_of(flow).map_or(&[][..], |vip| &machine.stopped[vip]);
         let accepted_by = story.connected.map_or(self.now, |connected| connected + ACCEPTED_WITHIN);
         let unproven = story.answered == 0
-            && story.ended.is_some_and(|(_, end)| end == End::Reset)
             && story.numbers.is_some_and(|(_, irs)| machine.kernel.sent_cookie(flow.reversed(), irs));
         unproven || machine.booted > story.begun || stops.iter().any(|&at| at >= story.begun && at <= accepted_by)
     }

@@ -201,8 +201,8 @@ impl Run {
             let server = shell::flow_of(&daemon.member.facts, &tuple);
             // The end of a TIME_WAIT is announced by nobody.
             // Nor is that of a half-open socket, which a SYN that came late may have left for a while.
-            let ends_unheard = entry.state() == State::TimeWait || entry.syn_seen();
-            if !ends_unheard && machine.kernel.query(server).is_none() {
+            let left_half_open = entry.syn_seen() || self.cluster.checks.answered_anew(member, server.reversed());
+            if entry.state() == State::Live && !left_half_open && machine.kernel.query(server).is_none() {
                 stale = Some(server.reversed());
             }
         }) {}
