@@ -35,6 +35,8 @@ pub struct VipFacts {
     pub mac: Mac,
     /// TCP ports served, sorted; empty: all.
     pub ports: Vec<u16>,
+    /// Whether a dead member's clients are looked for, to be reset.
+    pub orphans: bool,
 }
 
 impl VipFacts {

@@ -27,6 +27,7 @@ use crate::frame::Mac;
 use crate::host::{self, HostKernel, HostPlan, HostSide};
 use crate::idle::{Idle, Pause};
 use crate::metrics;
+use crate::orphans::Suspicions;
 use crate::port::dpdk::{self, Runtime, Signal, Turn, WorkerPorts};
 use crate::shared::Shared;
 use crate::table::{Established, Fragments, Handshakes, Hasher, TableError};
@@ -39,6 +40,10 @@ const MOST_RECORDS: usize = 1 << 20;
 
 /// Enough for 100 ms at the rate that a testbed's flood reaches.
 const FEWEST_RECORDS: usize = 1 << 16;
+
+/// Clients of other members that are watched for repeats: all that send data within a second at 50,000 connections, in
+/// 2 MiB.
+const SUSPICIONS: usize = 1 << 16;
 
 /// The MTU of a wire whose interface the kernel does not know.
 const MTU: u32 = 1500;
@@ -160,6 +165,7 @@ fn run_with(
     let adaptive = config.dataplane.poll == Poll::Adaptive;
     let bell = adaptive.then(Bell::new).transpose().map_err(system("making a bell for the workers"))?;
     let workers: Vec<_> = config.dataplane.workers.iter().map(|_| Arc::new(Counters::default())).collect();
+    let mut losses = runtime.losses()?;
     let shell = Shell {
         control: Control::new(Settings::from_config(config, own_mac)?, identity(&config.control_socket)?, clock.now()),
         config: config.clone(),
@@ -175,6 +181,7 @@ fn run_with(
         inlets: Inlets { asks: asked, commands: commanded, measured },
         kernel,
         truth,
+        lost: Box::new(move || losses.read()),
         bell: bell.clone(),
         reload,
     };
@@ -215,8 +222,12 @@ fn command(commands: &Sender<Command>, signal: Signal) -> ControlFlow<()> {
 }
 
 fn member(config: &Config, own_mac: Mac) -> Result<Member, Error> {
-    let vip =
-        |vip: &crate::config::checked::Vip| VipFacts { address: vip.address, mac: vip.mac, ports: vip.ports.clone() };
+    let vip = |vip: &crate::config::checked::Vip| VipFacts {
+        address: vip.address,
+        mac: vip.mac,
+        ports: vip.ports.clone(),
+        orphans: vip.orphans_after.is_some(),
+    };
     let facts = Facts {
         own_mac,
         vips: config.vips.iter().map(vip).collect(),
@@ -231,6 +242,7 @@ fn member(config: &Config, own_mac: Mac) -> Result<Member, Error> {
         established: Established::new(config.dataplane.connections, Hasher::new(random()?), huge_pages)?,
         handshakes: Handshakes::new(records, huge_pages)?,
         fragments: Fragments::new(),
+        suspicions: Suspicions::new(SUSPICIONS),
     })
 }
 

@@ -19,6 +19,7 @@ pub mod idle;
 #[cfg(feature = "dpdk")]
 pub mod launch;
 pub mod metrics;
+pub mod orphans;
 pub mod port;
 pub mod shared;
 pub mod sim;

@@ -1,5 +1,6 @@
 //! Every fate of a frame has a name here, and is counted under it.
 
+use crate::orphans::Suspicion;
 use crate::table::{Tuple, VipIndex};
 
 /// What becomes of a frame.
@@ -30,6 +31,8 @@ pub enum Verdict {
     ClearHalfOpen(Tuple, u32, DropReason),
     /// Dropped, and the kernel's socket for this tuple is to end without a word to the client: another member owns it.
     EndSocket(Tuple),
+    /// Dropped for this reason, and the control thread is to find out whose client it is that repeats itself in vain.
+    Suspect(Suspicion, DropReason),
     /// Dropped.
     Drop(DropReason),
 }

@@ -18,6 +18,7 @@ use crate::counters::Counters;
 use crate::decide::Decider;
 use crate::frame::tcp::{self, Reset};
 use crate::frame::{arp, ethernet, icmp};
+use crate::orphans::{Suspect, Suspicions};
 use crate::port::{BURST, Buffer, Burst, Port};
 use crate::shared::{HeartbeatFrame, Notice, Shared};
 use crate::table::{Established, Fragments, Handshakes, Hash};
@@ -36,6 +37,8 @@ pub struct Member {
     pub handshakes: Handshakes,
     /// Verdicts on the first fragments of packets.
     pub fragments: Fragments,
+    /// Clients of nobody here that repeat themselves.
+    pub suspicions: Suspicions,
 }
 
 impl Member {
@@ -47,6 +50,7 @@ impl Member {
             established: &self.established,
             handshakes: &self.handshakes,
             fragments: &self.fragments,
+            suspicions: &self.suspicions,
             now,
         }
     }
@@ -115,7 +119,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         self.counters.host_rx.add(burst.len() as u64);
         let from_host = self.forward(burst, Direction::FromHost, now);
 
-        from_wire + from_host + self.send_heartbeats()
+        from_wire + from_host + self.send_heartbeats() + self.reset_orphans(now)
     }
 
     /// Takes a burst through all stages, one stage at a time, so that the memory each frame needs is on its way while
@@ -223,6 +227,14 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                     Err(_) => self.counters.count_drop(DropReason::InboxFull),
                 };
             }
+            Verdict::Suspect(suspicion, reason) => {
+                if let Some(header) = ethernet::Ethernet::parse(frame) {
+                    // If there is no room, the client's next repeat tells of it again.
+                    let _ = self.member.shared.suspects.push(Suspect { suspicion, mac: header.source });
+                    self.counters.suspected.add(1);
+                }
+                return self.counters.count_drop(reason);
+            }
             Verdict::Drop(reason) => return self.counters.count_drop(reason),
         }
         self.to_host.push(buffer);
@@ -278,6 +290,38 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
             };
             buffer.bytes_mut().copy_from_slice(heartbeat.bytes());
             self.counters.originated.add(1);
+            self.to_wire.push(buffer);
+            sent += 1;
+        }
+        if sent > 0 {
+            self.flush();
+        }
+        sent
+    }
+
+    /// Sends a RST to each client that the control thread has found to be an orphan and that still is one. Its sequence
+    /// number is what the client expects next, which is the only one at which it counts (RFC 5961, 3.2).
+    fn reset_orphans(&mut self, now: Time) -> usize {
+        let mut sent = 0;
+        while !self.to_wire.is_full()
+            && let Some(Suspect { suspicion, mac }) = self.member.shared.orphans.pop()
+        {
+            if !self.member.decider(now).is_orphan(&suspicion) {
+                continue;
+            }
+            // Without a buffer the client waits until its next repeat.
+            let Some(mut buffer) = self.wire.allocate(tcp::RESET_FRAME) else { break };
+            let facts = &self.member.facts;
+            let reset = Reset {
+                macs: (mac, facts.own_mac),
+                source: (facts.vips[usize::from(suspicion.tuple.vip)].address, suspicion.tuple.port),
+                destination: (suspicion.tuple.client, suspicion.tuple.client_port),
+                seq: suspicion.ack,
+                ack: Some(suspicion.end),
+            };
+            tcp::write_reset(buffer.bytes_mut(), &reset);
+            self.counters.originated.add(1);
+            self.counters.orphans_reset.add(1);
             self.to_wire.push(buffer);
             sent += 1;
         }

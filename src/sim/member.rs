@@ -11,6 +11,7 @@ use super::shell::Shell;
 use crate::classify::Facts;
 use crate::config::checked::HugePages;
 use crate::counters::Counters;
+use crate::orphans::Suspicions;
 use crate::port::memory::{MemoryBuffer, MemoryPort};
 use crate::port::{BURST, Buffer};
 use crate::shared::Shared;
@@ -85,6 +86,7 @@ impl Daemon {
             established: Established::new(connections, Hasher::new(key), HugePages::Never)?,
             handshakes: Handshakes::new(handshakes, HugePages::Never)?,
             fragments: Fragments::new(),
+            suspicions: Suspicions::new(1024),
         });
         let counters = Arc::new(Counters::default());
         // Its own clock is for the histogram of forwarding times alone.
@@ -98,6 +100,12 @@ impl Daemon {
         if self.arrived.len() < RING {
             self.arrived.push_back(frame);
         }
+    }
+
+    /// Whether a turn of the worker would find anything to do.
+    pub fn has_work(&self) -> bool {
+        let shared = &self.member.shared;
+        !self.arrived.is_empty() || !shared.outbox.is_empty() || !shared.orphans.is_empty()
     }
 
     /// The frames of the next burst from the wire.

@@ -30,6 +30,8 @@ pub struct Options {
     pub missed: u32,
     /// How many members are active at once.
     pub actives: u8,
+    /// How long a silent owner may be away before its clients are reset.
+    pub orphans_after: Duration,
     /// Whether roles are elected; otherwise a test sets them.
     pub elected: bool,
     /// Whether machines run without baton: there should be one then.
@@ -56,6 +58,7 @@ impl Default for Options {
             heartbeat: Duration::from_millis(10),
             missed: 3,
             actives: 1,
+            orphans_after: Duration::from_secs(2),
             elected: true,
             plain: false,
             connections: 4096,
@@ -110,7 +113,7 @@ impl Options {
 
     /// What a member's workers know.
     pub fn facts(&self, index: usize) -> Facts {
-        let vip = VipFacts { address: Options::vip_address(0), mac: Options::virtual_mac(0), ports: Vec::new() };
+        let vip = VipFacts { address: Options::vip_address(0), mac: Options::virtual_mac(0), ports: Vec::new(), orphans: true };
         Facts { own_mac: Options::member_mac(index), vips: vec![vip], heartbeat: HEARTBEAT, shared_wire: true }
     }
 
@@ -121,6 +124,7 @@ impl Options {
             actives: self.actives,
             rebalance: None,
             probed: false,
+            orphans_after: Some(self.orphans_after),
         };
         Settings {
             cluster: "simulated".to_owned(),

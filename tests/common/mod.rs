@@ -12,6 +12,7 @@ use baton::frame::Mac;
 use baton::frame::build::{TcpFrame, tcp_frame};
 use baton::frame::ipv4::Ipv4;
 use baton::frame::tcp::{Flags, Segment};
+use baton::orphans::Suspicions;
 use baton::port::Buffer;
 use baton::port::memory::{MemoryBuffer, MemoryPort};
 use baton::shared::{Role, Shared};
@@ -85,13 +86,14 @@ impl Lab {
     }
 
     pub fn with(role: Role, ports: &[u16], shared_wire: bool) -> Lab {
-        let vip = VipFacts { address: [10, 0, 0, 100].into(), mac: VMAC, ports: ports.to_vec() };
+        let vip = VipFacts { address: [10, 0, 0, 100].into(), mac: VMAC, ports: ports.to_vec(), orphans: true };
         let facts = Facts { own_mac: OWN, vips: vec![vip], heartbeat: 0x88b5, shared_wire };
         let established = Established::new(1024, Hasher::new([7; 16]), HugePages::Never).unwrap();
         let handshakes = Handshakes::new(1024, HugePages::Never).unwrap();
         let shared = Arc::new(Shared::new(1));
         shared.roles[0].store(role);
-        let member = Arc::new(Member { facts, shared, established, handshakes, fragments: Fragments::new() });
+        let (fragments, suspicions) = (Fragments::new(), Suspicions::new(64));
+        let member = Arc::new(Member { facts, shared, established, handshakes, fragments, suspicions });
         let counters = Arc::new(Counters::default());
         let clock = Clock::start();
         let worker = Worker::new(

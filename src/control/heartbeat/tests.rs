@@ -77,6 +77,7 @@ pub(in crate::control) fn as_newer_minor(frame: &[u8], auth: &Authenticator) -> 
     }
     let body = newer.len() - start - 3;
     set_u16(&mut newer, start + 1, body);
+    inquiry::write_sections(&mut newer, &heartbeat.inquiry);
     seal(auth, &mut newer);
     newer
 }
@@ -85,7 +86,7 @@ pub(in crate::control) fn as_newer_minor(frame: &[u8], auth: &Authenticator) -> 
 fn the_layout_is_as_documented() {
     let frame = &frames(&[echo(2)], &[vip(100, 1)])[0];
     assert_eq!(frame[..14], [3, b'b', b'a', b't', b'o', b'n', 2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
-    assert_eq!(&frame[14..20], b"BATN\x01\x00");
+    assert_eq!(&frame[14..20], b"BATN\x01\x01");
     assert_eq!(usize::from(u16::from_be_bytes([frame[20], frame[21]])), frame.len() - 14);
     assert_eq!(frame[22..30], auth().cluster().to_be_bytes());
     assert_eq!(frame[30..32], [0, 125]);
