@@ -285,7 +285,7 @@ impl Suspicions {
 
     fn bucket(&self, hash: Hash) -> &Bucket {
         // The lower half of the hash: the upper one chose the lines that were looked at before.
-        &self.buckets[((hash.bits() & 0xffff_ffff) * self.buckets.len() as u64 >> 32) as usize]
+        &self.buckets[(((hash.bits() & 0xffff_ffff) * self.buckets.len() as u64) >> 32) as usize]
     }
 
     /// A client's segment, without SYN, of no connection here. Returns what it is suspected of once it has repeated itself
@@ -321,7 +321,8 @@ impl Suspicions {
     /// Whether the client has gone on as it did, without anything that would be progress; since when it is silent, if so.
     pub fn still(&self, suspicion: &Suspicion, hash: Hash, now: Time) -> Option<std::time::Duration> {
         let tuple = &suspicion.tuple;
-        let slot = self.bucket(hash).0.iter().map(|slot| (slot, slot.meta())).find(|(slot, meta)| slot.has(*meta, tuple));
+        let slot =
+            self.bucket(hash).0.iter().map(|slot| (slot, slot.meta())).find(|(slot, meta)| slot.has(*meta, tuple));
         let taken = slot.and_then(|(slot, meta)| slot.take(meta))?;
         let track = taken.track();
         let same = taken.slot.key.load(Ordering::Relaxed) == tuple.key()

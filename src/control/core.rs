@@ -479,7 +479,8 @@ impl Control {
         let inquiry = self.inquiry();
         if !inquiry.is_empty() {
             let sequence = &mut self.sequence;
-            frames.extend(heartbeat::write_inquiry(&self.auth, source, ethertype, &header, &echoes, &inquiry, sequence));
+            frames
+                .extend(heartbeat::write_inquiry(&self.auth, source, ethertype, &header, &echoes, &inquiry, sequence));
         }
         actions.extend(frames.into_iter().map(|frame| Action::Send(Box::new(frame))));
     }

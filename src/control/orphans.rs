@@ -99,7 +99,7 @@ impl Control {
     /// A worker tells of a client that repeats itself in vain.
     pub(super) fn suspect(&mut self, suspect: Suspect) {
         let wanted = self.vips.get(usize::from(suspect.suspicion.tuple.vip));
-        if !wanted.is_some_and(|vip| vip.settings.orphans_after.is_some()) {
+        if wanted.is_none_or(|vip| vip.settings.orphans_after.is_none()) {
             return;
         }
         let (told, asker, tuple) = (self.clock.listened(), self.identity.nonce, suspect.suspicion.tuple);
@@ -154,12 +154,7 @@ impl Control {
     fn tuple(&self, question: &Question) -> Option<Tuple> {
         let vip = self.vips.iter().position(|vip| vip.settings.address == question.vip)?;
         let SocketAddr::V4(client) = question.client else { return None };
-        Some(Tuple {
-            client: *client.ip(),
-            client_port: client.port(),
-            port: question.port,
-            vip: vip as VipIndex,
-        })
+        Some(Tuple { client: *client.ip(), client_port: client.port(), port: question.port, vip: vip as VipIndex })
     }
 
     /// What this member's table and kernel say.

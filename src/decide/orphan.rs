@@ -7,16 +7,19 @@ use crate::table::{Hash, Record, Stage, Tuple};
 use crate::verdict::{DropReason, Verdict};
 
 impl Decider<'_> {
-    /// A segment of nobody here, to be dropped for this reason: the primary looks whether its client repeats itself in
-    /// vain. Its checksum is verified before that is said: no host will.
+    /// A segment of nobody here, to be dropped for this reason: does its client repeat itself in vain? Passives look too, so
+    /// that the next primary knows what was sent before it became it; the primary alone tells. The checksum is
+    /// verified before that: no host will.
     #[inline]
     pub(super) fn suspect(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, reason: DropReason) -> Verdict {
         let of_nobody = matches!(reason, DropReason::NoConnection | DropReason::LostRace);
-        if !of_nobody || !self.facts.vips[usize::from(tuple.vip)].orphans || !self.shared.role(tuple.vip).primary() {
+        if !of_nobody || !self.facts.vips[usize::from(tuple.vip)].orphans {
             return Verdict::Drop(reason);
         }
         match self.suspicions.observe(tuple, hash, segment, self.now) {
-            Some(suspicion) if distrust(segment).is_none() => Verdict::Suspect(suspicion, reason),
+            Some(suspicion) if self.shared.role(tuple.vip).primary() && distrust(segment).is_none() => {
+                Verdict::Suspect(suspicion, reason)
+            }
             _ => Verdict::Drop(reason),
         }
     }
@@ -25,8 +28,7 @@ impl Decider<'_> {
     pub fn may_hold(&self, tuple: &Tuple) -> bool {
         let hash = self.established.hash(tuple);
         let admitted = |record: &Record| record.stage == Stage::Admitted;
-        self.established.find(tuple, hash).is_some()
-            || self.handshakes.find(tuple, hash, self.now).iter().any(admitted)
+        self.established.find(tuple, hash).is_some() || self.handshakes.find(tuple, hash, self.now).iter().any(admitted)
     }
 
     /// Whether a client that the members have found to be an orphan still is one: it goes on as it did, no connection of its

@@ -113,7 +113,12 @@ impl Options {
 
     /// What a member's workers know.
     pub fn facts(&self, index: usize) -> Facts {
-        let vip = VipFacts { address: Options::vip_address(0), mac: Options::virtual_mac(0), ports: Vec::new(), orphans: true };
+        let vip = VipFacts {
+            address: Options::vip_address(0),
+            mac: Options::virtual_mac(0),
+            ports: Vec::new(),
+            orphans: true,
+        };
         Facts { own_mac: Options::member_mac(index), vips: vec![vip], heartbeat: HEARTBEAT, shared_wire: true }
     }
 

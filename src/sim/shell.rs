@@ -38,7 +38,14 @@ pub struct Shell {
 impl Shell {
     /// A shell around a control core.
     pub fn new(control: Option<Control>, now: Time) -> Shell {
-        Shell { control, reports: Vec::new(), left: false, look_ups: Vec::new(), cursor: Cursor::default(), scan_due: now + SCAN_EVERY }
+        Shell {
+            control,
+            reports: Vec::new(),
+            left: false,
+            look_ups: Vec::new(),
+            cursor: Cursor::default(),
+            scan_due: now + SCAN_EVERY,
+        }
     }
 
     /// When [`Shell::run`] is wanted at the latest.

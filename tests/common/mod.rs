@@ -86,7 +86,16 @@ impl Lab {
     }
 
     pub fn with(role: Role, ports: &[u16], shared_wire: bool) -> Lab {
-        let vip = VipFacts { address: [10, 0, 0, 100].into(), mac: VMAC, ports: ports.to_vec(), orphans: true };
+        Lab::of(role, ports, shared_wire, true)
+    }
+
+    /// Where dead members' clients are looked for, or not.
+    pub fn with_orphans(role: Role, orphans: bool) -> Lab {
+        Lab::of(role, &[], true, orphans)
+    }
+
+    fn of(role: Role, ports: &[u16], shared_wire: bool, orphans: bool) -> Lab {
+        let vip = VipFacts { address: [10, 0, 0, 100].into(), mac: VMAC, ports: ports.to_vec(), orphans };
         let facts = Facts { own_mac: OWN, vips: vec![vip], heartbeat: 0x88b5, shared_wire };
         let established = Established::new(1024, Hasher::new([7; 16]), HugePages::Never).unwrap();
         let handshakes = Handshakes::new(1024, HugePages::Never).unwrap();

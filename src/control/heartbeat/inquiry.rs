@@ -13,8 +13,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::reader::{Reader, Rejected};
 use super::{
-    Authenticator, ECHO_LEN, ECHOES_MAX, ETHERNET_LEN, Echo, HEADER_LEN, HEARTBEAT_MAX, Header, HeartbeatFrame, Mac, SECTION_ANSWERS, SECTION_QUESTIONS, TAG_LEN, seal,
-    set_u16, write_address, write_echoes, write_header,
+    Authenticator, ECHO_LEN, ECHOES_MAX, ETHERNET_LEN, Echo, HEADER_LEN, HEARTBEAT_MAX, Header, HeartbeatFrame, Mac,
+    SECTION_ANSWERS, SECTION_QUESTIONS, TAG_LEN, seal, set_u16, write_address, write_echoes, write_header,
 };
 
 use Rejected::Malformed;

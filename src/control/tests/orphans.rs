@@ -227,18 +227,19 @@ fn who_was_away_or_loses_frames_holds_its_verdict_and_its_answers() {
         let primary = cluster.active(0);
         let doubtful = if asked { others(&cluster, primary)[0] } else { primary };
         if paused {
-            // Too short for anyone to take it for dead, but not for itself to know what it missed.
-            let away = cluster.nodes[0].settings.detection() + MS;
-            cluster.nodes[doubtful].settings.missed = 3;
+            // Whatever it heard before, it does not know what it missed.
             cluster.pause(doubtful);
-            cluster.run(away);
+            cluster.run(cluster.nodes[0].settings.detection() + MS);
             cluster.resume(doubtful);
             cluster.event(doubtful, Event::Tick);
-            cluster.run(300 * MS);
+            cluster.run(200 * MS);
+            cluster.event(primary, Event::Activate { vip: 0 });
+            cluster.run(100 * MS);
         } else {
             cluster.event(doubtful, Event::FramesLost);
         }
-        let (since, primary) = (cluster.now, tell(&mut cluster, 1));
+        let since = cluster.now;
+        assert_eq!(tell(&mut cluster, 1), primary);
         cluster.run(600 * MS);
         nobody_is_reset(&cluster);
         cluster.run(700 * MS);

@@ -244,8 +244,7 @@ impl Cluster {
     /// After something has been done to a member from outside.
     pub(super) fn wake_member(&mut self, index: usize) {
         let Some(daemon) = self.members[index].daemon.as_ref().filter(|daemon| !daemon.paused) else { return };
-        let (waits, deadline) =
-            (daemon.has_work(), daemon.shell.deadline());
+        let (waits, deadline) = (daemon.has_work(), daemon.shell.deadline());
         if waits {
             self.schedule_turn(index);
         }
