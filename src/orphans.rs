@@ -29,8 +29,7 @@ pub const REPEATS: u8 = 3;
 /// What comes again sooner is a copy that the network made: no stack's shortest timeout is as short.
 const GAP_MIN_MS: u32 = 20;
 
-/// What comes again later was not repeated: Linux's longest timeout is two minutes (`TCP_RTO_MAX`), and RFC 9293
-/// gives up after as many.
+/// What comes again later was not repeated: Linux's longest timeout is two minutes (`TCP_RTO_MAX`).
 const GAP_MAX_MS: u32 = 240_000;
 
 /// By how much a gap must have grown, in quarters. Timeouts double; timers come late.

@@ -1,7 +1,8 @@
 //! The worker: one pinned thread, one queue pair of the wire and one of the host, and this loop.
 //!
 //! Its paths by cost, the most frequent first:
-//! 1. a segment of a connection that is not ours: classified, two lookups that miss, dropped;
+//! 1. a segment of a connection that is not ours: classified, two lookups that miss, a look at who repeats himself,
+//!    dropped;
 //! 2. a segment of an established connection: one lookup, to the host (or, from the host, to the wire);
 //! 3. a SYN: remembered (two cache lines written), dropped by a passive;
 //! 4. a segment that decides a handshake: its checksum over all data, an entry written;

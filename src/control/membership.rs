@@ -76,7 +76,7 @@ pub(super) struct Membership {
     pub rivals: Vec<Run>,
     /// What a run must echo to be believed from now on.
     pub challenge: u32,
-    /// When the last run was heard that is forgotten by now without having been believed or judged.
+    /// When the last of the runs was heard that are forgotten by now: not believed, or of a name that made room.
     lost_sight: Option<Duration>,
     /// The last name that found no room.
     turned_away: Option<Name>,
@@ -160,7 +160,8 @@ impl Membership {
                 return None;
             };
             let gone = self.peers.remove(gone);
-            self.lost_sight = self.lost_sight.max(gone.current.map(|run| run.heard));
+            let heard = gone.current.iter().chain(&gone.candidates).map(|run| run.heard).max();
+            self.lost_sight = self.lost_sight.max(heard);
             // What was recorded of it must not be believed again.
             self.challenge = self.challenge.wrapping_add(1);
             return self.place(name, reports);

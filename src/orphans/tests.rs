@@ -189,13 +189,17 @@ fn a_flood_pushes_out_who_never_repeated_himself_first() {
     let found = |port| suspicions.buckets[0].0.iter().any(|slot| slot.has(slot.meta(), &tuple(port)));
     send(1, 0);
     send(1, 200);
-    (2..1000).for_each(|port| drop(send(port, 200 + u32::from(port))));
+    for port in 2..1000 {
+        send(port, 200 + u32::from(port));
+    }
     let all: Vec<u16> = (1..1000).filter(|&port| found(port)).collect();
     assert_eq!(all, [1, 997, 998, 999]);
     assert_eq!(send(1, 1300), None);
     assert!(send(1, 4000).is_some());
     // All of them repeat themselves: the oldest goes.
-    (997..1000).for_each(|port| drop(send(port, 5000 + u32::from(port))));
+    for port in 997..1000 {
+        send(port, 5000 + u32::from(port));
+    }
     send(1, 6000);
     send(2, 6001);
     let all: Vec<u16> = (1..1000).filter(|&port| found(port)).collect();

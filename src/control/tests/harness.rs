@@ -329,7 +329,7 @@ impl Cluster {
                 self.nodes[index].sent.push(frame);
             }
             Action::SetRole { vip, role } => self.nodes[index].roles[usize::from(vip)] = role,
-            Action::LookUp(look_up) if self.nodes[index].cannot_tell => drop(look_up),
+            Action::LookUp(_) if self.nodes[index].cannot_tell => {}
             Action::LookUp(look_up) => {
                 let held = self.nodes[index].held.contains(&look_up.tuple);
                 let holds = if held { Holds::Mine } else { Holds::NotMine };
