@@ -9,13 +9,13 @@
 //! |---|---|
 //! | new data, another acknowledgment number, another timestamp echo | begins anew: progress |
 //! | a segment beyond the one that is repeated | begins anew: what lies before it was acknowledged |
-//! | a segment before it, nothing new | goes on: a tail loss probe (RFC 8985, 7) comes before the first timeout |
+//! | a segment before it, nothing new | goes on: a tail loss probe (RFC 8985, 7) repeats the last |
 //! | no data and no FIN (an ACK, a keep-alive, a window probe) | ends: it was answered, or has nothing unanswered |
 //! | one byte (other stacks' keep-alives and window probes) and no FIN | ends |
 //!
-//! A bounded table that all workers share: two cache lines for each hash, no allocation, no waiting. What finds no
-//! room takes the place of the client seen longest ago, of those that never repeated themselves first. Whatever gets lost by that,
-//! or because two workers meet at a client, only makes a proof longer.
+//! A bounded table that all workers share: two cache lines for each hash, no allocation, no waiting. What finds no room
+//! takes the place of the client seen longest ago, of those that never repeated themselves first. Whatever gets lost
+//! by that, or because two workers meet at a client, only makes a proof longer.
 
 use crate::frame::Mac;
 use crate::frame::tcp::Segment;
@@ -287,8 +287,8 @@ impl Suspicions {
         &self.buckets[(((hash.bits() & 0xffff_ffff) * self.buckets.len() as u64) >> 32) as usize]
     }
 
-    /// A client's segment, without SYN, of no connection here. Returns what it is suspected of once it has repeated itself
-    /// [`REPEATS`] times, and at each repeat from then on.
+    /// A client's segment, without SYN, of no connection here. Returns what it is suspected of once it has repeated
+    /// itself [`REPEATS`] times, and at each repeat from then on.
     #[inline]
     pub fn observe(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, now: Time) -> Option<Suspicion> {
         self.sighted(tuple, hash, &Sighting::of(segment), now.as_millis() as u32)
@@ -317,7 +317,8 @@ impl Suspicions {
         None
     }
 
-    /// Whether the client has gone on as it did, without anything that would be progress; since when it is silent, if so.
+    /// Whether the client has gone on as it did, without anything that would be progress; for how long it has been
+    /// silent, if so.
     pub fn still(&self, suspicion: &Suspicion, hash: Hash, now: Time) -> Option<std::time::Duration> {
         let tuple = &suspicion.tuple;
         let slot =

@@ -2,8 +2,8 @@
 //!
 //! *A connection belongs to the member whose SYN-ACK the client acknowledged.* The client's answer reaches every
 //! member, because the switch floods it; so each of them decides alone, from what its own host has answered, and all
-//! come to the same end. [`wire`] decides what comes from the switch, [`host`] what the own host wants to send, `orphan`
-//! looks after clients of nobody here.
+//! come to the same end. [`wire`] decides what comes from the switch, [`host`] what the own host wants to send,
+//! `orphan` looks after clients of nobody here.
 //!
 //! Nothing here reads a clock or touches a port. The tables are the only state; what else a verdict asks for
 //! ([`Verdict::EndSocket`], rewriting a frame) the worker carries out.

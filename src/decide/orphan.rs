@@ -7,8 +7,8 @@ use crate::table::{Hash, Record, Stage, Tuple};
 use crate::verdict::{DropReason, Verdict};
 
 impl Decider<'_> {
-    /// A segment of nobody here, to be dropped for this reason: does its client repeat itself in vain? Passives look too, so
-    /// that the next primary knows what was sent before it became it; the primary alone tells. The checksum is
+    /// A segment of nobody here, to be dropped for this reason: does its client repeat itself in vain? Passives look
+    /// too, so that the next primary knows what was sent before it became it; the primary alone tells. The checksum is
     /// verified before that: no host will.
     #[inline]
     pub(super) fn suspect(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, reason: DropReason) -> Verdict {
@@ -31,8 +31,8 @@ impl Decider<'_> {
         self.established.find(tuple, hash).is_some() || self.handshakes.find(tuple, hash, self.now).iter().any(admitted)
     }
 
-    /// Whether a client that the members have found to be an orphan still is one: it goes on as it did, no connection of its
-    /// tuple is or may become ours, and it has not begun anew.
+    /// Whether a client that the members have found to be an orphan still is one: it goes on as it did, no connection
+    /// of its tuple is or may become ours, and it has not begun anew.
     pub fn is_orphan(&self, suspicion: &Suspicion) -> bool {
         let tuple = &suspicion.tuple;
         let hash = self.established.hash(tuple);

@@ -111,7 +111,8 @@ fn segments_joined_or_cut_when_they_are_repeated_are_the_same_data() {
 #[test]
 fn keep_alives_and_window_probes_never_count() {
     let gaps = [0, 200, 400, 800, 1600, 3200, 6400];
-    // Linux sends no data below what was acknowledged; others one byte: below it to keep alive, of the next data to probe.
+    // Linux sends no data, below what was acknowledged; others one byte: below it to keep alive, of the next data to
+    // probe.
     for (seq, data) in [(99, 0), (100, 0), (99, 1), (100, 1)] {
         for echo in [Some(77), None] {
             let mut client = Client { echo, ..Client::new() };

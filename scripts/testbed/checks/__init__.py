@@ -40,8 +40,8 @@ def all_checks() -> dict[str, Check]:
     """Every check, in the order they run in."""
     # Imported here, as each of them imports what is above.
     from . import answers, attacks, bulk, configs, dead, flood, handover, http, idle, kill, restart, reuse
-    from . import selftest, soak, split, switch
+    from . import orphans, selftest, soak, split, switch
 
     first = (selftest, configs, answers, http, handover, kill, split, switch)
-    modules = (*first, bulk, restart, reuse, attacks, dead, idle, flood, soak)
+    modules = (*first, orphans, bulk, restart, reuse, attacks, dead, idle, flood, soak)
     return {check.name: check for module in modules for check in module.CHECKS}
