@@ -47,6 +47,8 @@ pub struct Seen {
     pub refusals: u64,
     /// RSTs of members to clients of connections that are theirs.
     pub resets: u64,
+    /// RSTs of members to clients of connections that have no owner any more.
+    pub orphans: u64,
     /// Connections to which two members gave the same sequence number: two owners, as happens once in 2³².
     pub ambiguous: u64,
 }
@@ -68,6 +70,8 @@ pub struct Checks {
     pub violations: Vec<Violation>,
     /// What else was seen.
     pub seen: Seen,
+    /// Whether the client that is sent to has nobody at the other end of its connection any more: a RST is right then.
+    pub abandoned: bool,
     /// Whether every SYN is to be answered by one member at most: with k = 1, no fault and no handover under way.
     pub exclusive: bool,
 }
@@ -153,6 +157,10 @@ impl Checks {
         }
         if owners.contains(&member) {
             self.seen.resets += u64::from(glance.flags.rst());
+            return;
+        }
+        if self.abandoned && glance.flags.rst() {
+            self.seen.orphans += 1;
             return;
         }
         let told = self.told.get(&(flow, iss, irs)).is_some_and(|members| members & (1 << member) != 0);

@@ -13,6 +13,7 @@ use crate::classify::Facts;
 use crate::config::checked::HugePages;
 use crate::counters::Counters;
 use crate::kept::Kept;
+use crate::orphans::Suspicions;
 use crate::port::memory::{MemoryBuffer, MemoryPort};
 use crate::port::{BURST, Buffer};
 use crate::shared::Shared;
@@ -92,6 +93,7 @@ impl Daemon {
             handshakes: Handshakes::new(handshakes, HugePages::Never)?,
             half_open: HalfOpen::default(),
             fragments: Fragments::new(),
+            suspicions: Suspicions::new(1024),
         });
         let counters = Arc::new(Counters::default());
         // Its own clock is for the histogram of forwarding times alone.
@@ -106,6 +108,12 @@ impl Daemon {
         if self.arrived.len() < RING {
             self.arrived.push_back(frame);
         }
+    }
+
+    /// Whether a turn of the worker would find anything to do.
+    pub fn has_work(&self) -> bool {
+        let shared = &self.member.shared;
+        !self.arrived.is_empty() || !shared.outbox.is_empty() || !shared.orphans.is_empty()
     }
 
     /// The frames of the next burst from the wire.

@@ -32,6 +32,8 @@ pub struct Options {
     pub actives: u8,
     /// How long a second active leaves a SYN to the first.
     pub hedge: Duration,
+    /// How long a silent owner may be away before its clients are reset.
+    pub orphans_after: Duration,
     /// Whether roles are elected; otherwise a test sets them.
     pub elected: bool,
     /// Whether machines run without baton: there should be one then.
@@ -59,6 +61,7 @@ impl Default for Options {
             missed: 3,
             actives: 1,
             hedge: Duration::from_millis(5),
+            orphans_after: Duration::from_secs(2),
             elected: true,
             plain: false,
             connections: 4096,
@@ -118,6 +121,7 @@ impl Options {
             mac: Options::virtual_mac(0),
             ports: Vec::new(),
             hedge: self.hedge,
+            orphans: true,
         };
         Facts { own_mac: Options::member_mac(index), vips: vec![vip], heartbeat: HEARTBEAT, shared_wire: true }
     }
@@ -129,6 +133,7 @@ impl Options {
             actives: self.actives,
             rebalance: None,
             probed: false,
+            orphans_after: Some(self.orphans_after),
         };
         Settings {
             cluster: "simulated".to_owned(),

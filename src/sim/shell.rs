@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::kernel::{Kernel, Kind};
 use super::segment::Flow;
 use crate::classify::Facts;
-use crate::control::{Action, Control, Event, Report};
+use crate::control::{Action, Control, Event, Holds, LookUp, Report};
 use crate::shared::Notice;
 use crate::table::{Cursor, Entry, State, Tuple};
 use crate::time::Time;
@@ -30,6 +30,7 @@ pub struct Shell {
     pub reports: Vec<(Time, Report)>,
     /// The process has left.
     pub left: bool,
+    look_ups: Vec<LookUp>,
     cursor: Cursor,
     scan_due: Time,
 }
@@ -37,7 +38,14 @@ pub struct Shell {
 impl Shell {
     /// A shell around a control core.
     pub fn new(control: Option<Control>, now: Time) -> Shell {
-        Shell { control, reports: Vec::new(), left: false, cursor: Cursor::default(), scan_due: now + SCAN_EVERY }
+        Shell {
+            control,
+            reports: Vec::new(),
+            left: false,
+            look_ups: Vec::new(),
+            cursor: Cursor::default(),
+            scan_due: now + SCAN_EVERY,
+        }
     }
 
     /// When [`Shell::run`] is wanted at the latest.
@@ -54,6 +62,7 @@ impl Shell {
             self.step(Event::Metric(member.established.len() as f64), member, now);
             self.step(Event::Tick, member, now);
         }
+        self.seek_orphans(member, kernel, now);
         while let Some(Notice::EndSocket(tuple)) = member.shared.notices.pop() {
             kernel.destroy(flow_of(&member.facts, &tuple), now);
         }
@@ -77,6 +86,19 @@ impl Shell {
         }
     }
 
+    /// What workers tell of clients that repeat themselves, and what members ask about them.
+    fn seek_orphans(&mut self, member: &Member, kernel: &Kernel, now: Time) {
+        while let Some(suspect) = member.shared.suspects.pop() {
+            self.step(Event::Suspect(suspect), member, now);
+        }
+        for look_up in std::mem::take(&mut self.look_ups) {
+            let known = member.decider(false, now).may_hold(&look_up.tuple)
+                || kernel.query(flow_of(&member.facts, &look_up.tuple)).is_some();
+            let holds = if known { Holds::Mine } else { Holds::NotMine };
+            self.step(Event::LookedUp(look_up, holds), member, now);
+        }
+    }
+
     /// Tells the control core, and does what it says.
     pub fn step(&mut self, event: Event<'_>, member: &Member, now: Time) {
         let Some(control) = &mut self.control else { return };
@@ -87,6 +109,9 @@ impl Shell {
                 // A full outbox: lost, as on the wire.
                 Action::Send(heartbeat) => drop(member.shared.outbox.push(*heartbeat)),
                 Action::SetRole { vip, role } => member.shared.roles.store(vip, role),
+                Action::LookUp(look_up) => self.look_ups.push(look_up),
+                // A full queue: the client's next repeat tells again.
+                Action::Reset(orphan) => drop(member.shared.orphans.push(orphan)),
                 Action::Report(report) => self.reports.push((now, report)),
                 Action::Left => self.left = true,
             }

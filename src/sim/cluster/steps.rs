@@ -123,7 +123,8 @@ impl Cluster {
         self.checks.counted(index, &daemon.counters, self.now);
         let more = !daemon.arrived.is_empty() || !machine.from_host.is_empty();
         let due = if more { Some(Duration::ZERO) } else { daemon.due_in(self.now) };
-        let told = !daemon.member.shared.inbox.is_empty() || !daemon.member.shared.notices.is_empty();
+        let shared = &daemon.member.shared;
+        let told = !shared.inbox.is_empty() || !shared.notices.is_empty() || !shared.suspects.is_empty();
         for frame in sent.to_wire {
             self.leave(index, frame);
         }
@@ -144,6 +145,7 @@ impl Cluster {
     fn leave(&mut self, index: usize, frame: Frame) {
         let glance = Glance::at(&frame);
         let seen = glance.as_ref().map(|glance| (glance, self.truth(glance.flow.reversed())));
+        self.checks.abandoned = seen.is_some_and(|(glance, truth)| self.is_abandoned(glance.flow.reversed(), truth));
         self.checks.sent(index, &frame, seen, self.now);
         if let Some(glance) = glance
             && self.client_of.contains_key(glance.flow.remote.ip())
@@ -151,6 +153,16 @@ impl Cluster {
             self.trace.sent(self.now, Place::Member(index), glance.flow.reversed(), glance);
         }
         self.cross(index, Way::In, frame);
+    }
+
+    /// Whether a client's connection has no end any more: its owner cannot be heard, or its kernel has forgotten it.
+    fn is_abandoned(&self, flow: Flow, truth: Option<Truth>) -> bool {
+        let owner = truth.and_then(|truth| self.checks.owner(flow, truth));
+        owner.is_some_and(|owner| {
+            let machine = &self.members[owner];
+            let runs = machine.daemon.as_ref().is_some_and(|daemon| !daemon.paused);
+            !runs || !self.cables[owner].inward || machine.kernel.query(flow.reversed()).is_none()
+        })
     }
 
     /// A host has moved: its service goes on, its frames go to baton.
@@ -237,8 +249,7 @@ impl Cluster {
     /// After something has been done to a member from outside.
     pub(super) fn wake_member(&mut self, index: usize) {
         let Some(daemon) = self.members[index].daemon.as_ref().filter(|daemon| !daemon.paused) else { return };
-        let (waits, deadline) =
-            (!daemon.member.shared.outbox.is_empty() || !daemon.arrived.is_empty(), daemon.shell.deadline());
+        let (waits, deadline) = (daemon.has_work(), daemon.shell.deadline());
         if waits {
             self.schedule_turn(index, Duration::ZERO);
         }
