@@ -320,6 +320,7 @@ def _dead_to(member: Member) -> list[str]:
 
 
 CHECKS = [
+    # Not in continuous integration before there is something to find: resets of orphans are not made yet.
     Check("orphans-dead", "a dead member's clients are reset soon after their next data", orphans_dead, None),
-    Check("orphans-alive", "no client of a live member is, when its heartbeats are lost", orphans_alive, {}),
+    Check("orphans-alive", "no client of a live member is, when its heartbeats are lost", orphans_alive, {"seconds": "3"}),
 ]
