@@ -320,7 +320,6 @@ def _dead_to(member: Member) -> list[str]:
 
 
 CHECKS = [
-    # Not in continuous integration before there is something to find: resets of orphans are not made yet.
-    Check("orphans-dead", "a dead member's clients are reset soon after their next data", orphans_dead, None),
+    Check("orphans-dead", "a dead member's clients are reset soon after their next data", orphans_dead, {}),
     Check("orphans-alive", "no client of a live member is, when its heartbeats are lost", orphans_alive, {"seconds": "3"}),
 ]
