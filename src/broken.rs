@@ -46,6 +46,8 @@ rules! {
     PassiveRemembers = "passive-remembers",
     /// A SYN that was kept goes to the host only if nobody has answered it.
     ReplayAsks = "replay-asks",
+    /// The client of a member that lives is not reset.
+    OwnersAsked = "owners-asked",
     /// A refusal is held where another member may accept.
     RefusalHeld = "refusal-held",
     /// A socket whose tuple is another member's ends.

@@ -38,6 +38,8 @@ pub struct VipFacts {
     pub ports: Vec<u16>,
     /// With several actives: rank r leaves a SYN to those before it for r × this.
     pub hedge: Duration,
+    /// Whether a dead member's clients are looked for, to be reset.
+    pub orphans: bool,
 }
 
 impl VipFacts {

@@ -68,6 +68,10 @@ pub struct Counters {
     pub to_control: Count,
     /// Frames made here: heartbeats sent, RSTs that took the place of a dropped frame, kept SYNs that went to the host.
     pub originated: Count,
+    /// Clients that were seen repeating themselves in vain, each time that the control thread was told.
+    pub suspected: Count,
+    /// Orphans that were sent a RST.
+    pub orphans_reset: Count,
     /// Frames of ours that found no buffer.
     pub unsent: Count,
     /// Turns taken.

@@ -193,7 +193,13 @@ mod tests {
 
     impl Bench {
         fn new(capacity: usize) -> Bench {
-            let vip = VipFacts { address: [10, 0, 0, 100].into(), mac: Mac([2; 6]), ports: Vec::new(), hedge: HEDGE };
+            let vip = VipFacts {
+                address: [10, 0, 0, 100].into(),
+                mac: Mac([2; 6]),
+                ports: Vec::new(),
+                hedge: HEDGE,
+                orphans: false,
+            };
             let facts = Facts { own_mac: Mac([4; 6]), vips: vec![vip.clone(), vip], heartbeat: 0, shared_wire: true };
             Bench { kept: Kept::new(capacity, KEEP_FOR, 2), shared: Shared::new(2), facts, now: START }
         }

@@ -28,6 +28,7 @@ use crate::host::{self, HostKernel, HostPlan, HostSide};
 use crate::idle::{Idle, Pause};
 use crate::kept::{self, Kept};
 use crate::metrics;
+use crate::orphans::Suspicions;
 use crate::port::dpdk::{self, Runtime, Signal, Turn, WorkerPorts};
 use crate::shared::Shared;
 use crate::table::{Established, Fragments, HalfOpen, Handshakes, Hasher, TableError};
@@ -43,6 +44,9 @@ const FEWEST_RECORDS: usize = 1 << 16;
 
 /// SYNs that a worker keeps, in at most 11 MB: a third of a second of 200,000 a second.
 const KEPT_SYNS: usize = 1 << 16;
+/// Clients of other members that are watched for repeats: all that send data within a second at 50,000 connections, in
+/// 2 MiB.
+const SUSPICIONS: usize = 1 << 16;
 
 /// The MTU of a wire whose interface the kernel does not know.
 const MTU: u32 = 1500;
@@ -171,6 +175,7 @@ fn run_with(
     let adaptive = config.dataplane.poll == Poll::Adaptive;
     let bell = adaptive.then(Bell::new).transpose().map_err(system("making a bell for the workers"))?;
     let workers: Vec<_> = config.dataplane.workers.iter().map(|_| Arc::new(Counters::default())).collect();
+    let mut losses = runtime.losses()?;
     let shell = Shell {
         control: Control::new(Settings::from_config(config, own_mac)?, identity(&config.control_socket)?, clock.now()),
         config: config.clone(),
@@ -186,6 +191,7 @@ fn run_with(
         inlets: Inlets { asks: asked, commands: commanded, measured },
         kernel,
         truth,
+        lost: Box::new(move || losses.read()),
         bell: bell.clone(),
         reload,
     };
@@ -233,6 +239,7 @@ fn member(config: &Config, own_mac: Mac) -> Result<Member, Error> {
         mac: vip.mac,
         ports: vip.ports.clone(),
         hedge: vip.hedge,
+        orphans: vip.orphans_after.is_some(),
     };
     let facts = Facts {
         own_mac,
@@ -249,6 +256,7 @@ fn member(config: &Config, own_mac: Mac) -> Result<Member, Error> {
         handshakes: Handshakes::new(records, huge_pages)?,
         half_open: HalfOpen::default(),
         fragments: Fragments::new(),
+        suspicions: Suspicions::new(SUSPICIONS),
     })
 }
 

@@ -21,6 +21,7 @@ pub mod kept;
 #[cfg(feature = "dpdk")]
 pub mod launch;
 pub mod metrics;
+pub mod orphans;
 pub mod port;
 pub mod shared;
 pub mod sim;

@@ -4,6 +4,7 @@
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::orphans::Suspect;
 use crate::sync::{AtomicU32, Ordering};
 use crate::table::{Tuple, VipIndex};
 
@@ -108,6 +109,10 @@ pub struct Shared {
     pub outbox: ArrayQueue<HeartbeatFrame>,
     /// Requests, workers to control. Full: the request is dropped and counted.
     pub notices: ArrayQueue<Notice>,
+    /// Clients that repeat themselves in vain, workers to control. Full: the next repeat tells of it again.
+    pub suspects: ArrayQueue<Suspect>,
+    /// Clients that are orphans, control to workers: each gets a RST if it still is one.
+    pub orphans: ArrayQueue<Suspect>,
 }
 
 impl Shared {
@@ -118,6 +123,8 @@ impl Shared {
             inbox: ArrayQueue::new(1024),
             outbox: ArrayQueue::new(64),
             notices: ArrayQueue::new(4096),
+            suspects: ArrayQueue::new(1024),
+            orphans: ArrayQueue::new(256),
         }
     }
 

@@ -42,6 +42,9 @@ pub struct Status {
     pub heartbeats: Heartbeats,
     /// Frames, by port and direction.
     pub frames: Frames,
+    /// Clients that a dead member may have left alone.
+    #[serde(default)]
+    pub orphans: Orphans,
     /// Frames dropped, by the name of the reason. Every reason is here, also those that never occurred.
     pub drops: BTreeMap<String, u64>,
 }
@@ -161,6 +164,36 @@ impl Heartbeats {
     }
 }
 
+/// Clients that repeat themselves in vain, as a dead member's do, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orphans {
+    /// Being asked about now.
+    pub open: u64,
+    /// How often the workers told of one.
+    pub suspected: u64,
+    /// A live member said that the client is its own.
+    pub owned: u64,
+    /// Not every member could be accounted for in time, or the role moved.
+    pub given_up: u64,
+    /// Not taken up, because too many others were open.
+    pub crowded_out: u64,
+    /// RSTs sent.
+    pub reset: u64,
+}
+
+impl Orphans {
+    /// What became of them, each with the name it has in JSON and metrics.
+    pub fn results(&self) -> [(&'static str, u64); 5] {
+        [
+            ("suspected", self.suspected),
+            ("owned", self.owned),
+            ("given_up", self.given_up),
+            ("crowded_out", self.crowded_out),
+            ("reset", self.reset),
+        ]
+    }
+}
+
 /// Frames by port and direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frames {
@@ -210,6 +243,10 @@ impl fmt::Display for Status {
         let Frames { wire_rx, wire_tx, host_rx, host_tx } = self.frames;
         writeln!(f, "\nframes      wire {wire_rx} in, {wire_tx} out; host {host_rx} in, {host_tx} out")?;
         writeln!(f, "heartbeats  {}", counts(self.heartbeats.results()))?;
+        if self.orphans != Orphans::default() {
+            let open = [("open", self.orphans.open)];
+            writeln!(f, "orphans     {}", counts(open.into_iter().chain(self.orphans.results())))?;
+        }
         writeln!(f, "drops       {}", counts(self.drops.iter().map(|(reason, count)| (reason.as_str(), *count))))
     }
 }
@@ -316,8 +353,12 @@ pub(crate) mod tests {
     fn json_has_the_names_that_scripts_hold_on_to() {
         let status: Status = serde_json::from_str(EXAMPLE).unwrap();
         let mut written = serde_json::to_value(&status).unwrap();
-        // The one key beyond the example.
+        // The keys beyond the example.
         assert_eq!(written.as_object_mut().unwrap().remove("warnings"), Some(serde_json::json!([])));
+        let orphans = written.as_object_mut().unwrap().remove("orphans").unwrap();
+        let mut names: Vec<_> = Orphans::default().results().map(|(name, _)| name).into();
+        names.push("open");
+        assert!(names.iter().all(|name| orphans[name] == 0) && orphans.as_object().unwrap().len() == names.len());
         assert_eq!(written, serde_json::from_str::<serde_json::Value>(EXAMPLE).unwrap());
     }
 
@@ -345,6 +386,7 @@ pub(crate) mod tests {
         status.warnings.push("the configuration of s2 differs".into());
         status.drops.insert("no_connection".into(), 3);
         status.heartbeats.accepted = 7;
+        status.orphans = Orphans { suspected: 4, reset: 3, ..Orphans::default() };
         status.workers[0] = Worker { core: 1, polls: 1000, empty_polls: 991 };
         let expected = "\
 web/s1: ready, up 12.3 s, baton 0.1.0, incarnation 17
@@ -361,6 +403,7 @@ core 1  1000   99.1 %
 
 frames      wire 0 in, 0 out; host 0 in, 0 out
 heartbeats  accepted 7
+orphans     suspected 4, reset 3
 drops       no_connection 3
 ";
         assert_eq!(status.to_string(), expected);

@@ -1,5 +1,6 @@
 //! Every fate of a frame has a name here, and is counted under it.
 
+use crate::orphans::Suspicion;
 use crate::table::{Tuple, VipIndex};
 
 /// What becomes of a frame.
@@ -32,6 +33,8 @@ pub enum Verdict {
     EndSocket(Tuple),
     /// Dropped for this reason, and kept as the SYN of this tuple and sequence number, for the host to get it later.
     Keep(Tuple, u32, DropReason),
+    /// Dropped for this reason, and the control thread is to find out whose client it is that repeats itself in vain.
+    Suspect(Suspicion, DropReason),
     /// Dropped.
     Drop(DropReason),
 }

@@ -1,7 +1,8 @@
 //! The worker: one pinned thread, one queue pair of the wire and one of the host, and this loop.
 //!
 //! Its paths by cost, the most frequent first:
-//! 1. a segment of a connection that is not ours: classified, two lookups that miss, dropped;
+//! 1. a segment of a connection that is not ours: classified, two lookups that miss, a look at who repeats himself,
+//!    dropped;
 //! 2. a segment of an established connection: one lookup, to the host (or, from the host, to the wire);
 //! 3. a SYN: remembered (two cache lines written), kept by a passive (three more);
 //! 4. a segment that decides a handshake: its checksum over all data, an entry written;
@@ -21,6 +22,7 @@ use crate::decide::Decider;
 use crate::frame::tcp::{self, Reset};
 use crate::frame::{arp, ethernet, icmp};
 use crate::kept::Kept;
+use crate::orphans::{Suspect, Suspicions};
 use crate::port::{BURST, Buffer, Burst, Port};
 use crate::shared::{HeartbeatFrame, Notice, Shared};
 use crate::table::{Established, Fragments, HalfOpen, Handshakes, Hash};
@@ -41,6 +43,8 @@ pub struct Member {
     pub half_open: HalfOpen,
     /// Verdicts on the first fragments of packets.
     pub fragments: Fragments,
+    /// Clients of nobody here that repeat themselves.
+    pub suspicions: Suspicions,
 }
 
 impl Member {
@@ -54,6 +58,7 @@ impl Member {
             half_open: &self.half_open,
             fragments: &self.fragments,
             catching_up,
+            suspicions: &self.suspicions,
             now,
         }
     }
@@ -149,7 +154,8 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         self.counters.host_rx.add(burst.len() as u64);
         let from_host = self.forward(burst, Direction::FromHost, now);
 
-        from_wire + from_host + self.release_kept(now) + self.send_heartbeats()
+        let made = self.release_kept(now) + self.send_heartbeats() + self.reset_orphans(now);
+        from_wire + from_host + made
     }
 
     /// How long after `now` there is something to do without a frame having come: a kept SYN is due.
@@ -267,6 +273,14 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                 self.kept.keep(frame, tuple, client_isn, now);
                 return self.counters.count_drop(reason);
             }
+            Verdict::Suspect(suspicion, reason) => {
+                if let Some(header) = ethernet::Ethernet::parse(frame) {
+                    // If there is no room, the client's next repeat tells of it again.
+                    let _ = self.member.shared.suspects.push(Suspect { suspicion, mac: header.source });
+                    self.counters.suspected.add(1);
+                }
+                return self.counters.count_drop(reason);
+            }
             Verdict::Drop(reason) => return self.counters.count_drop(reason),
         }
         self.to_host.push(buffer);
@@ -352,6 +366,38 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
             };
             buffer.bytes_mut().copy_from_slice(heartbeat.bytes());
             self.counters.originated.add(1);
+            self.to_wire.push(buffer);
+            sent += 1;
+        }
+        if sent > 0 {
+            self.flush();
+        }
+        sent
+    }
+
+    /// Sends a RST to each client that the control thread has found to be an orphan and that still is one. Its sequence
+    /// number is what the client expects next, which is the only one at which it counts (RFC 5961, 3.2).
+    fn reset_orphans(&mut self, now: Time) -> usize {
+        let mut sent = 0;
+        while !self.to_wire.is_full()
+            && let Some(Suspect { suspicion, mac }) = self.member.shared.orphans.pop()
+        {
+            if !self.member.decider(false, now).is_orphan(&suspicion) {
+                continue;
+            }
+            // Without a buffer the client waits until its next repeat.
+            let Some(mut buffer) = self.wire.allocate(tcp::RESET_FRAME) else { break };
+            let facts = &self.member.facts;
+            let reset = Reset {
+                macs: (mac, facts.own_mac),
+                source: (facts.vips[usize::from(suspicion.tuple.vip)].address, suspicion.tuple.port),
+                destination: (suspicion.tuple.client, suspicion.tuple.client_port),
+                seq: suspicion.ack,
+                ack: Some(suspicion.end),
+            };
+            tcp::write_reset(buffer.bytes_mut(), &reset);
+            self.counters.originated.add(1);
+            self.counters.orphans_reset.add(1);
             self.to_wire.push(buffer);
             sent += 1;
         }

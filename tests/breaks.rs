@@ -43,6 +43,7 @@ each! {
     passive_drops: PassiveDrops,
     passive_remembers: PassiveRemembers,
     replay_asks: ReplayAsks,
+    owners_asked: OwnersAsked,
     refusal_held: RefusalHeld,
     socket_ends: SocketEnds,
     entry_ends: EntryEnds,

@@ -119,7 +119,7 @@ fn a_second_active_that_becomes_the_first_waits_no_longer() {
 
 #[test]
 fn a_handshake_that_a_restart_interrupted_goes_on_when_the_host_repeats_itself() {
-    let mut member = Lab::member(PASSIVE, &[], true);
+    let mut member = Lab::member(PASSIVE, &[], true, true);
     let now = Lab::START;
     member.half_open = HalfOpen::new(vec![TUPLE], now);
     let mut lab = Lab::of(member);
@@ -156,11 +156,11 @@ fn an_interrupted_handshake_that_another_member_wins_is_cleared() {
 
 #[test]
 fn a_syn_ack_of_a_handshake_that_nobody_knows_does_not_leave() {
-    let mut member = Lab::member(PASSIVE, &[], true);
+    let mut member = Lab::member(PASSIVE, &[], true, true);
     member.half_open = HalfOpen::new(vec![Tuple { client_port: 1, ..TUPLE }], Lab::START);
     let mut lab = Lab::of(member);
     lab.server(SYN | ACK, 5000, 101).dropped(DropReason::NoConnection);
-    let mut member = Lab::member(PASSIVE, &[], true);
+    let mut member = Lab::member(PASSIVE, &[], true, true);
     member.half_open = HalfOpen::new(vec![TUPLE], Lab::START);
     let mut lab = Lab::of(member);
     lab.now += baton::table::LIFETIME;

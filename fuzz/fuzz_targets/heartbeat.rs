@@ -22,6 +22,7 @@ fn settings() -> Option<Settings> {
         actives: 1 + last % 2,
         rebalance: None,
         probed: false,
+        orphans_after: Some(Duration::from_secs(2)),
     };
     Some(Settings {
         cluster: "web".into(),

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use crate::control::auth::Authenticator;
 use crate::control::clock::ListeningClock;
-use crate::control::heartbeat::{self, Header, NO_RANK, Rejected, VipBeat, flags, vip_flags};
+use crate::control::heartbeat::{self, Header, Holds, NO_RANK, Rejected, VipBeat, flags, vip_flags};
 use crate::control::member::{Identity, MemberId};
 use crate::control::membership::Membership;
+use crate::control::orphans::{LookUp, Orphans};
 use crate::control::report::{Refusal, Report};
 use crate::control::roles::Vip;
 use crate::control::settings::Settings;
 use crate::frame::Mac;
+use crate::orphans::Suspect;
 use crate::shared::{HeartbeatFrame, Role};
 use crate::table::VipIndex;
 use crate::time::Time;
@@ -67,6 +69,12 @@ pub enum Event<'a> {
         /// Whether this member comes back soon.
         returning: bool,
     },
+    /// A worker tells of a client that repeats itself in vain.
+    Suspect(Suspect),
+    /// What [`Action::LookUp`] has found; without it this member cannot tell.
+    LookedUp(LookUp, Holds),
+    /// Frames to this member were lost: what it did not hear says nothing for a while.
+    FramesLost,
     /// Whether workers poll. While they do not, heartbeats stop, and silence of peers does not count.
     WorkersAlive(bool),
     /// Ports run and the table is rebuilt: this member may become active once it has listened to the others.
@@ -85,6 +93,10 @@ pub enum Action {
         /// The role.
         role: Role,
     },
+    /// Look whether this member holds this connection: in its table, then in its kernel.
+    LookUp(LookUp),
+    /// A client is an orphan: a RST for it, if it still is one.
+    Reset(Suspect),
     /// Tell the operator.
     Report(Report),
     /// All is handed over and the goodbyes are out: the process may end.
@@ -107,6 +119,7 @@ pub struct Control {
     pub(super) discovery: Discovery,
     pub(super) settled: bool,
     pub(super) leaving: Leaving,
+    pub(super) orphans: Orphans,
     workers_alive: bool,
     sequence: u64,
     /// When the next regular heartbeat is due.
@@ -161,6 +174,7 @@ impl Control {
             discovery: Discovery::Waiting,
             settled: false,
             leaving: Leaving::No,
+            orphans: Orphans::default(),
             workers_alive: true,
             sequence: 0,
             beat_due: now,
@@ -182,6 +196,7 @@ impl Control {
         let mut reports = Vec::new();
         if let Some(away) = away.filter(|&away| away > self.settings.detection()) {
             reports.push(Report::Paused { away });
+            self.doubt();
         }
         let mut changed = self.take(event, now, &mut reports);
         if self.clock.may_judge() {
@@ -197,6 +212,7 @@ impl Control {
             self.govern(now, actions);
             self.leave(now, actions);
         }
+        self.seek_orphans(actions);
         self.beat(now, actions);
     }
 
@@ -216,7 +232,7 @@ impl Control {
             Leaving::HandingOver { until, .. } => Some(until),
             _ => None,
         };
-        let timers = [judged, listening, leaving, self.next_role_timer()];
+        let timers = [judged, listening, leaving, self.next_role_timer(), self.next_orphans_timer()];
         timers.into_iter().flatten().fold(beat, Time::min)
     }
 
@@ -249,8 +265,21 @@ impl Control {
                     self.urgent = true;
                 }
             }
+            Event::Suspect(suspect) => {
+                self.suspect(suspect);
+                return false;
+            }
+            Event::LookedUp(look_up, holds) => {
+                self.looked_up(look_up, holds);
+                return false;
+            }
+            Event::FramesLost => {
+                self.doubt();
+                return false;
+            }
             Event::WorkersAlive(alive) => {
                 self.clock.set_hearing(alive, self.settings.heartbeat);
+                self.doubt();
                 self.urgent |= alive && !self.workers_alive;
                 self.workers_alive = alive;
             }
@@ -266,7 +295,7 @@ impl Control {
 
     fn take_frame(&mut self, frame: &[u8], now: Time, reports: &mut Vec<Report>) -> bool {
         let source = || Mac(frame.get(6..12).and_then(|mac| mac.try_into().ok()).unwrap_or_default());
-        let beat = match heartbeat::parse(frame, self.settings.ethertype, &self.auth) {
+        let mut beat = match heartbeat::parse(frame, self.settings.ethertype, &self.auth) {
             Ok(beat) => beat,
             Err(rejected) => {
                 let why = match rejected {
@@ -283,12 +312,15 @@ impl Control {
                 return false;
             }
         };
-        let name = beat.header.name;
+        let (name, inquiry) = (beat.header.name, std::mem::take(&mut beat.inquiry));
         let heard = self.membership.receive(beat, self.clock.listened(), self.has_settled(), reports);
         if let Some(why) = heard.refused {
             self.complain(Report::Refused { why, name: Some(name), source: source() }, why, now, reports);
         }
         self.urgent |= heard.greet;
+        if let Some(place) = heard.obeyed.filter(|_| !inquiry.is_empty()) {
+            self.take_inquiry(place, inquiry);
+        }
         let adopted = heard.obeyed.is_some_and(|place| self.adopt(place, now));
         heard.changed || adopted
     }
@@ -443,7 +475,13 @@ impl Control {
         let vips: Vec<VipBeat> = self.vips.iter().map(vip).collect();
         let echoes = self.membership.echoes(self.clock.listened());
         let (source, ethertype) = (self.settings.source, self.settings.ethertype);
-        let frames = heartbeat::write(&self.auth, source, ethertype, &header, &echoes, &vips, &mut self.sequence);
+        let mut frames = heartbeat::write(&self.auth, source, ethertype, &header, &echoes, &vips, &mut self.sequence);
+        let inquiry = self.inquiry();
+        if !inquiry.is_empty() {
+            let sequence = &mut self.sequence;
+            frames
+                .extend(heartbeat::write_inquiry(&self.auth, source, ethertype, &header, &echoes, &inquiry, sequence));
+        }
         actions.extend(frames.into_iter().map(|frame| Action::Send(Box::new(frame))));
     }
 

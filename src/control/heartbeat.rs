@@ -23,6 +23,7 @@
 //!          1: echoes: entry length 1, then entries: member id 8, nonce 8, challenge 4, state 1 (bit 0: alive)
 //!          2: VIPs: entries: length of the rest 1, family 1 (4 or 6), address 4 or 16, flags 1, rank 1,
 //!             term 8, proposer 8, count 1, member ids 8 each, in rank order
+//!          3, 4: questions and answers about clients that may be orphans: see `inquiry`
 //!      32  tag over all before it
 //! ```
 //!
@@ -40,8 +41,10 @@ use crate::control::settings::CONFIG_HASH_LEN;
 use crate::frame::Mac;
 use crate::shared::{HEARTBEAT_MAX, HeartbeatFrame};
 
+mod inquiry;
 mod reader;
 
+pub use inquiry::{ANSWERS_MAX, Answer, Holds, Inquiry, QUESTIONS_MAX, Question, write_inquiry};
 pub use reader::{Rejected, parse};
 
 /// Where heartbeats go: a group address, so that hosts outside the cluster drop them in hardware, where a broadcast
@@ -56,13 +59,15 @@ pub const MAGIC: [u8; 4] = *b"BATN";
 pub const MAJOR: u8 = 1;
 
 /// The format written here; higher and lower ones are read too.
-pub const MINOR: u8 = 0;
+pub const MINOR: u8 = 1;
 
 const ETHERNET_LEN: usize = 14;
 const HEADER_LEN: usize = 125;
 const ECHO_LEN: usize = 21;
 const SECTION_ECHOES: u8 = 1;
 const SECTION_VIPS: u8 = 2;
+const SECTION_QUESTIONS: u8 = 3;
+const SECTION_ANSWERS: u8 = 4;
 
 /// Bits of [`Header::flags`].
 pub mod flags {
@@ -171,6 +176,8 @@ pub struct Heartbeat {
     pub echoes: Vec<Echo>,
     /// A part of the sender's VIPs.
     pub vips: Vec<VipBeat>,
+    /// About clients that may be orphans.
+    pub inquiry: Inquiry,
 }
 
 /// The most echoes in a frame: 32 of 21 bytes leave room for the largest entry of a VIP.
@@ -274,7 +281,20 @@ fn vip_len(vip: &VipBeat) -> usize {
 
 fn write_vip(frame: &mut Vec<u8>, vip: &VipBeat) {
     frame.push((vip_len(vip) - 1) as u8);
-    match vip.address {
+    write_address(frame, vip.address);
+    frame.extend([vip.flags, vip.rank]);
+    frame.extend(vip.assignment.term.to_be_bytes());
+    frame.extend(vip.assignment.proposer.0.to_be_bytes());
+    let actives = &vip.assignment.actives[..vip.assignment.actives.len().min(RANKS_MAX)];
+    frame.push(actives.len() as u8);
+    for active in actives {
+        frame.extend(active.0.to_be_bytes());
+    }
+}
+
+/// An address after its family.
+fn write_address(frame: &mut Vec<u8>, address: IpAddr) {
+    match address {
         IpAddr::V4(address) => {
             frame.push(4);
             frame.extend(address.octets());
@@ -283,14 +303,6 @@ fn write_vip(frame: &mut Vec<u8>, vip: &VipBeat) {
             frame.push(6);
             frame.extend(address.octets());
         }
-    }
-    frame.extend([vip.flags, vip.rank]);
-    frame.extend(vip.assignment.term.to_be_bytes());
-    frame.extend(vip.assignment.proposer.0.to_be_bytes());
-    let actives = &vip.assignment.actives[..vip.assignment.actives.len().min(RANKS_MAX)];
-    frame.push(actives.len() as u8);
-    for active in actives {
-        frame.extend(active.0.to_be_bytes());
     }
 }
 

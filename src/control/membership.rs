@@ -76,6 +76,8 @@ pub(super) struct Membership {
     pub rivals: Vec<Run>,
     /// What a run must echo to be believed from now on.
     pub challenge: u32,
+    /// When the last of the runs was heard that are forgotten by now: not believed, or of a name that made room.
+    lost_sight: Option<Duration>,
     /// The last name that found no room.
     turned_away: Option<Name>,
     pub counters: Counters,
@@ -92,6 +94,7 @@ impl Membership {
             peers: Vec::new(),
             rivals: Vec::new(),
             challenge: 1,
+            lost_sight: None,
             turned_away: None,
             counters: Counters::default(),
         }
@@ -104,6 +107,14 @@ impl Membership {
     /// Peers that live, with their runs.
     pub fn live(&self) -> impl Iterator<Item = (&Peer, &Run)> {
         self.peers.iter().filter_map(|peer| Some((peer, peer.live()?)))
+    }
+
+    /// Whether every run that was heard within `after` is the believed one of its name: no newcomer, no second node of a
+    /// name, none forgotten since. What others may be there for, nobody has said.
+    pub fn believes_all(&self, at: Duration, after: Duration) -> bool {
+        self.rivals.is_empty()
+            && self.peers.iter().all(|peer| peer.candidates.is_empty())
+            && self.lost_sight.is_none_or(|heard| at >= heard + after)
     }
 
     /// Whether a peer that we hear well says that this member lives.
@@ -148,7 +159,9 @@ impl Membership {
                 }
                 return None;
             };
-            self.peers.remove(gone);
+            let gone = self.peers.remove(gone);
+            let heard = gone.current.iter().chain(&gone.candidates).map(|run| run.heard).max();
+            self.lost_sight = self.lost_sight.max(heard);
             // What was recorded of it must not be believed again.
             self.challenge = self.challenge.wrapping_add(1);
             return self.place(name, reports);
@@ -391,14 +404,14 @@ impl Membership {
                 let why = if lives { Refusal::DuplicateName } else { Refusal::Replayed };
                 run.give_up(why, at, grace, peer.name, &mut self.counters, reports);
             }
-            peer.candidates.retain(|run| at <= run.heard + 4 * grace);
+            forget_silent(&mut peer.candidates, at, 4 * grace, &mut self.lost_sight);
         }
         self.peers.retain(|peer| peer.current.is_some() || !peer.candidates.is_empty());
         let rivals = self.rivals.len();
         for run in &mut self.rivals {
             run.give_up(Refusal::Replayed, at, grace, self.name, &mut self.counters, reports);
         }
-        self.rivals.retain(|run| at <= run.heard + 4 * grace);
+        forget_silent(&mut self.rivals, at, 4 * grace, &mut self.lost_sight);
         if self.rivals.len() != rivals {
             self.challenge = self.challenge.wrapping_add(1);
         }
@@ -428,6 +441,17 @@ impl Membership {
         echoes.truncate(ECHOES_MAX);
         echoes
     }
+}
+
+/// Forgets the runs that were not heard for longer than `after`.
+fn forget_silent(runs: &mut Vec<Run>, at: Duration, after: Duration, lost_sight: &mut Option<Duration>) {
+    runs.retain(|run| {
+        let stays = at <= run.heard + after;
+        if !stays {
+            *lost_sight = (*lost_sight).max(Some(run.heard));
+        }
+        stays
+    });
 }
 
 /// What [`Membership::expire`] found.

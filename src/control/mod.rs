@@ -19,6 +19,7 @@ mod election;
 pub mod heartbeat;
 pub mod member;
 mod membership;
+mod orphans;
 pub mod probes;
 pub mod protocol;
 mod report;
@@ -32,8 +33,12 @@ pub mod truth;
 mod view;
 
 pub use self::core::{Action, Control, Event};
+pub use heartbeat::Holds;
 pub use member::{Identity, MemberId, Name};
-pub use report::{CannotActivate, ClusterView, Counters, PeerState, PeerView, Refusal, Report, VipView, Warning};
+pub use orphans::LookUp;
+pub use report::{
+    CannotActivate, ClusterView, Counters, OrphansView, PeerState, PeerView, Refusal, Report, VipView, Warning,
+};
 pub use settings::{BadName, Settings, VipSettings};
 
 /// The most members of a cluster, this one included.

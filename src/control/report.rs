@@ -233,6 +233,19 @@ impl Counters {
     }
 }
 
+/// Clients that may be orphans, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OrphansView {
+    /// Being asked about now.
+    pub open: u64,
+    /// A member said that the client is its own.
+    pub owned: u64,
+    /// Not everyone could be accounted for in time, or this member is not the primary any more.
+    pub given_up: u64,
+    /// Not taken up, because so many others were open.
+    pub crowded_out: u64,
+}
+
 /// The cluster as this member sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterView {
@@ -254,6 +267,8 @@ pub struct ClusterView {
     pub vips: Vec<VipView>,
     /// By name. Nodes that never answered this run are not in it.
     pub peers: Vec<PeerView>,
+    /// Clients that may be orphans.
+    pub orphans: OrphansView,
     /// What became of the heartbeats received.
     pub heartbeats: Counters,
     /// What an operator should look at.

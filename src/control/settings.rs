@@ -44,6 +44,8 @@ pub struct VipSettings {
     pub rebalance: Option<Rebalance>,
     /// Whether the local service is probed: if so, it counts as unhealthy until the first [`super::Event::Health`].
     pub probed: bool,
+    /// How long a silent owner may be away before its clients are reset; `None`: they never are.
+    pub orphans_after: Option<Duration>,
 }
 
 /// Why a checked configuration has no settings.
@@ -59,6 +61,7 @@ impl Settings {
             actives: vip.actives,
             rebalance: vip.rebalance,
             probed: vip.health.is_some(),
+            orphans_after: vip.orphans_after,
         };
         Ok(Settings {
             cluster: config.cluster.name.clone(),

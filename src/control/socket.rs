@@ -57,7 +57,7 @@ pub struct Server {
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     /// Locked while this process lives, so that of two starting at once one wins. Its file stays, as lock files must.
-    _lock: File,
+    lock: File,
 }
 
 impl Server {
@@ -75,7 +75,7 @@ impl Server {
             .name("control-socket".into())
             .spawn(move || accept(&accepting.0, &accepting.1, &asks))
             .map_err(failed("starting the thread of", path))?;
-        Ok(Server { path: path.to_owned(), listener, stopping, thread: Some(thread), _lock: lock })
+        Ok(Server { path: path.to_owned(), listener, stopping, thread: Some(thread), lock })
     }
 }
 
@@ -92,6 +92,8 @@ impl Drop for Server {
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "the control socket could not be removed");
         }
+        // Said, not left to closing: a command that a probe forks at this moment has the file open too, until it runs.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 

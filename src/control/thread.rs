@@ -2,6 +2,8 @@
 //!
 //! It owns no packet and no worker waits for it. What it does in one turn is bounded, so that heartbeats leave in time.
 
+mod orphans;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +86,8 @@ pub struct Shell<K: Kernel> {
     pub kernel: K,
     /// The table's truth, rebuilt.
     pub truth: Truth,
+    /// How many frames the wire's queues have had no room for.
+    pub lost: Box<dyn FnMut() -> u64 + Send>,
     /// Wakes the workers for a heartbeat, where they may be waiting.
     pub bell: Option<Bell>,
     /// Called on [`Command::Reload`]: whether there is a right configuration to start anew with. Says itself if not.
@@ -106,6 +110,7 @@ pub(super) struct Running<K: Kernel> {
     waiting: Vec<Waiting>,
     watch: Watch,
     advice: Advice,
+    orphans: orphans::Orphans,
     complained_of_kernel: bool,
     actions: Vec<Action>,
     end: Ended,
@@ -125,6 +130,7 @@ impl<K: Kernel> Shell<K> {
             waiting: Vec::new(),
             watch,
             advice: Advice::default(),
+            orphans: orphans::Orphans::default(),
             complained_of_kernel: false,
             actions: Vec::new(),
             end: Ended::Left,
@@ -159,6 +165,7 @@ impl<K: Kernel> Running<K> {
             self.step(Event::Tick, now);
         }
         self.keep_true(now);
+        self.seek_orphans(now);
         self.answer_waiting(now);
         self.advice.look(&self.shell.workers);
         self.wait(now);
@@ -198,6 +205,8 @@ impl<K: Kernel> Running<K> {
             match action {
                 Action::Send(heartbeat) => self.send(*heartbeat),
                 Action::SetRole { vip, role } => self.set_role(vip, role),
+                Action::LookUp(look_up) => self.orphans.look_ups.push(look_up),
+                Action::Reset(orphan) => self.reset(orphan),
                 Action::Report(report) => log(&report),
                 Action::Left => self.left = true,
             }

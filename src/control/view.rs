@@ -42,6 +42,14 @@ pub(super) fn snapshot<K: Kernel>(running: &Running<K>) -> Snapshot {
             host_rx: sum(|c| &c.host_rx),
             host_tx: sum(|c| &c.host_tx),
         },
+        orphans: status::Orphans {
+            open: view.orphans.open,
+            suspected: sum(|c| &c.suspected),
+            owned: view.orphans.owned,
+            given_up: view.orphans.given_up,
+            crowded_out: view.orphans.crowded_out,
+            reset: sum(|c| &c.orphans_reset),
+        },
         drops: DropReason::ALL
             .iter()
             .map(|&reason| (reason.name().to_owned(), counters().map(|c| c.dropped(reason)).sum()))

@@ -2,16 +2,19 @@
 //!
 //! *A connection belongs to the member whose SYN-ACK the client acknowledged.* The client's answer reaches every
 //! member, because the switch floods it; so each of them decides alone, from what its own host has answered, and all
-//! come to the same end. [`wire`] decides what comes from the switch, [`host`] what the own host wants to send.
+//! come to the same end. [`wire`] decides what comes from the switch, [`host`] what the own host wants to send,
+//! `orphan` looks after clients of nobody here.
 //!
 //! Nothing here reads a clock or touches a port. The tables are the only state; what else a verdict asks for
 //! ([`Verdict::EndSocket`], rewriting a frame) the worker carries out.
 
 pub mod host;
+mod orphan;
 pub mod wire;
 
 use crate::classify::Facts;
 use crate::frame::tcp::{Checksum, Segment};
+use crate::orphans::Suspicions;
 use crate::shared::Shared;
 use crate::table::{Established, Fragments, HalfOpen, Handshakes};
 use crate::time::Time;
@@ -34,6 +37,8 @@ pub struct Decider<'a> {
     pub fragments: &'a Fragments,
     /// This burst has waited while the worker did not run for long: whoever was awake has answered what asks the active.
     pub catching_up: bool,
+    /// Clients of nobody here that repeat themselves.
+    pub suspicions: &'a Suspicions,
     /// The time of this burst.
     pub now: Time,
 }

@@ -71,7 +71,10 @@ impl Decider<'_> {
         match entry {
             Some(entry) if !entry.syn_seen() => self.established_segment(entry, segment),
             Some(entry) => self.after_a_syn(tuple, hash, segment, entry),
-            None => self.pending(tuple, hash, segment),
+            None => match self.pending(tuple, hash, segment) {
+                Verdict::Drop(reason) => self.suspect(tuple, hash, segment, reason),
+                verdict => verdict,
+            },
         }
     }
 

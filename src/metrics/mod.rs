@@ -70,6 +70,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         let up = matches!(peer.state, PeerState::Alive | PeerState::Suspect);
         gauge(&[("peer", &peer.name)], f64::from(u8::from(up)))
     });
+    let orphans = status.orphans.results().map(|(result, count)| counter(&[("result", result)], count));
     let heartbeats = status.heartbeats.results().map(|(result, count)| counter(&[("result", result)], count));
     use MetricType::{COUNTER, GAUGE, HISTOGRAM};
     vec![
@@ -80,6 +81,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         family("baton_role_changes_total", "Changes of this member's role.", COUNTER, changes),
         family("baton_peer_up", "1 while the peer is not counted as dead or gone, else 0.", GAUGE, peers),
         family("baton_heartbeats_total", "Heartbeats received, by what became of them.", COUNTER, heartbeats),
+        family("baton_orphans_total", "Clients that repeat themselves in vain, by result.", COUNTER, orphans),
         family("baton_worker_batch_size", "Frames per turn that found any.", HISTOGRAM, [histogram(batch_sizes)]),
         family(
             "baton_forward_seconds",
@@ -183,6 +185,11 @@ pub(crate) mod tests {
             r#"baton_heartbeats_total{result="duplicate_name"} 0"#,
             r#"baton_heartbeats_total{result="malformed"} 0"#,
             r#"baton_heartbeats_total{result="other_version"} 0"#,
+            r#"baton_orphans_total{result="suspected"} 0"#,
+            r#"baton_orphans_total{result="owned"} 0"#,
+            r#"baton_orphans_total{result="given_up"} 0"#,
+            r#"baton_orphans_total{result="crowded_out"} 0"#,
+            r#"baton_orphans_total{result="reset"} 0"#,
             r#"baton_worker_batch_size_bucket{le="1"} 10"#,
             r#"baton_worker_batch_size_bucket{le="2"} 10"#,
             r#"baton_worker_batch_size_bucket{le="4"} 15"#,

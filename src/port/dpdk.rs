@@ -21,6 +21,7 @@ mod buffer;
 mod descriptors;
 mod devices;
 mod interface;
+mod losses;
 mod memory;
 mod queue;
 mod signal;
@@ -38,6 +39,7 @@ use crate::config::checked::Dataplane;
 use crate::frame::Mac;
 
 pub use buffer::MbufBuffer;
+pub use losses::Losses;
 pub use queue::DpdkPort;
 pub use signal::{Signal, Stopper};
 pub use worker::{Turn, WorkerPorts};
@@ -173,6 +175,15 @@ impl Runtime {
     /// What is known by now.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// What counts the frames that were lost on their way to the wire's queues.
+    ///
+    /// # Errors
+    ///
+    /// If the wire's port is not there.
+    pub fn losses(&self) -> Result<Losses, Error> {
+        Losses::of(&self.ports.wire, self.workers.len())
     }
 
     /// Ends the run, from any thread.

@@ -56,6 +56,8 @@ pub struct Seen {
     pub refusals: u64,
     /// RSTs of members to clients of connections that are theirs.
     pub resets: u64,
+    /// RSTs of members to clients of connections that have no owner any more.
+    pub orphans: u64,
     /// Connections to which two members gave the same sequence number: two owners, as happens once in 2³².
     pub ambiguous: u64,
 }
@@ -79,6 +81,10 @@ pub struct Checks {
     pub violations: Vec<Violation>,
     /// What else was seen.
     pub seen: Seen,
+    /// Whether the client that is sent to has nobody at the other end of its connection any more: a RST is right then.
+    pub abandoned: bool,
+    /// Connections of which a client was told that nobody has them any more.
+    pub orphaned: BTreeSet<(Flow, u32)>,
     /// Whether every new SYN is to be answered by one member at most: with no fault and no handover under way.
     pub exclusive: bool,
     /// Virtual IPs with more than one active, where that does not hold.
@@ -222,6 +228,11 @@ impl Checks {
         }
         if owners.contains(&member) {
             self.seen.resets += u64::from(glance.flags.rst());
+            return;
+        }
+        if self.abandoned && glance.flags.rst() {
+            self.seen.orphans += 1;
+            self.orphaned.insert((flow, iss));
             return;
         }
         let told = self.was_told(member, flow, Truth { iss, irs: Some(irs) });

@@ -96,6 +96,8 @@ pub struct Cluster {
     pub undisturbed: bool,
     /// What is waited for.
     pub watches: Vec<Watch>,
+    /// When each member last heard each other one.
+    heard: Vec<Vec<Time>>,
     /// Roles as they were told last, by member and virtual IP.
     roles: Vec<Vec<Role>>,
     stations: Vec<Station>,
@@ -133,6 +135,7 @@ impl Cluster {
                 stopped: vec![Vec::new(); options.vips()],
                 incarnation: 0,
                 leaving: false,
+                left_for_good: false,
             }
         };
         let client = |index: usize, random: &mut Random| {
@@ -153,6 +156,7 @@ impl Cluster {
             events: Events::default(),
             undisturbed: false,
             watches: Vec::new(),
+            heard: vec![vec![START; options.members]; options.members],
             roles: vec![vec![Role::default(); options.vips()]; options.members],
             members,
             clients,
@@ -200,7 +204,7 @@ impl Cluster {
             skew,
         };
         machine.daemon = Some(Daemon::start(&mut machine.kernel, birth, now)?);
-        machine.leaving = false;
+        (machine.leaving, machine.left_for_good) = (false, false);
         self.wake_member(index);
         Ok(())
     }
@@ -289,6 +293,7 @@ impl Cluster {
         self.note(format!("s{} is told: {event:?}", index + 1));
         let machine = &mut self.members[index];
         machine.leaving |= matches!(event, ControlEvent::Leave { .. });
+        machine.left_for_good |= matches!(event, ControlEvent::Leave { returning: false });
         if let Some(daemon) = &mut machine.daemon {
             daemon.tell(event, self.now);
         }

@@ -16,6 +16,7 @@ use crate::control::truth::Truth;
 use crate::control::{ClusterView, Control, Event};
 use crate::counters::Counters;
 use crate::kept::Kept;
+use crate::orphans::Suspicions;
 use crate::port::memory::{MemoryBuffer, MemoryPort};
 use crate::port::{BURST, Buffer};
 use crate::shared::Shared;
@@ -54,6 +55,8 @@ pub struct Machine {
     pub incarnation: u64,
     /// It has been told to leave.
     pub leaving: bool,
+    /// And not to come back.
+    pub left_for_good: bool,
 }
 
 impl Machine {
@@ -80,6 +83,8 @@ pub struct Daemon {
     pub paused: bool,
     /// Since when.
     paused_at: Time,
+    /// Frames were lost because the worker did not come.
+    lost: bool,
     /// Frames from the wire that wait for the worker.
     pub arrived: VecDeque<Frame>,
     worker: Worker<MemoryPort, MemoryPort>,
@@ -144,6 +149,7 @@ impl Daemon {
             handshakes: Handshakes::new(handshakes, HugePages::Never)?,
             half_open: rebuilt.half_open,
             fragments: Fragments::new(),
+            suspicions: Suspicions::new(1024),
         });
         let shell = Shell::start(control, probed, truth, &member, skew.local(now));
         let counters = Arc::new(Counters::default());
@@ -151,14 +157,32 @@ impl Daemon {
         let (wire, host) = (MemoryPort::default(), MemoryPort::default());
         let kept = Kept::new(KEPT_SYNS, keep_for, vips);
         let worker = Worker::new(Arc::clone(&member), Arc::clone(&counters), Clock::start(), kept, wire, host);
-        Ok(Daemon { member, counters, shell, skew, paused: false, paused_at: now, arrived: VecDeque::new(), worker })
+        Ok(Daemon {
+            member,
+            counters,
+            shell,
+            skew,
+            paused: false,
+            paused_at: now,
+            lost: false,
+            arrived: VecDeque::new(),
+            worker,
+        })
     }
 
     /// A frame from the wire: the device has room for it, or not.
     pub fn arrive(&mut self, frame: Frame) {
         if self.arrived.len() < RING {
             self.arrived.push_back(frame);
+        } else {
+            self.lost = true;
         }
+    }
+
+    /// Whether a turn of the worker would find anything to do.
+    pub fn has_work(&self) -> bool {
+        let shared = &self.member.shared;
+        !self.arrived.is_empty() || !shared.outbox.is_empty() || !shared.orphans.is_empty()
     }
 
     /// The frames of the next burst from the wire.
@@ -190,6 +214,9 @@ impl Daemon {
     /// The control thread does what is due.
     pub fn run_shell(&mut self, kernel: &mut Kernel, now: Time) {
         let mut sockets = Sockets { kernel, facts: &self.member.facts, now };
+        if std::mem::take(&mut self.lost) {
+            self.shell.step(Event::FramesLost, &self.member, self.skew.local(now));
+        }
         self.shell.run(&self.member, &mut sockets, self.skew.local(now));
     }
 

@@ -41,6 +41,8 @@ pub struct Options {
     pub skew_ppm: u32,
     /// How long a second active leaves a SYN to the first.
     pub hedge: Duration,
+    /// How long a silent owner may be away before its clients are reset.
+    pub orphans_after: Duration,
     /// Whether roles are elected; otherwise a test sets them.
     pub elected: bool,
     /// Whether machines run without baton: there should be one then.
@@ -74,6 +76,7 @@ impl Default for Options {
             probed: false,
             skew_ppm: 0,
             hedge: Duration::from_millis(5),
+            orphans_after: Duration::from_secs(2),
             elected: true,
             plain: false,
             connections: 4096,
@@ -110,6 +113,13 @@ impl Options {
     /// A member's own MAC.
     pub fn member_mac(index: usize) -> Mac {
         Mac([2, 0, 0, 0, 2, index as u8])
+    }
+
+    /// Whose heartbeat a frame is.
+    pub fn member_of_heartbeat(frame: &[u8]) -> Option<usize> {
+        let of_member = frame.get(6..11) == Some(&Options::member_mac(0).0[..5]);
+        let heartbeat = frame.get(12..14) == Some(&HEARTBEAT.to_be_bytes());
+        frame.get(11).filter(|_| of_member && heartbeat).map(|&index| index.into())
     }
 
     /// A client's MAC.
@@ -151,6 +161,7 @@ impl Options {
             mac: Options::virtual_mac(vip),
             ports: if vip == 0 { Vec::new() } else { vec![Options::port(vip)] },
             hedge: self.hedge,
+            orphans: true,
         };
         let vips = (0..self.vips()).map(vip).collect();
         Facts { own_mac: Options::member_mac(index), vips, heartbeat: HEARTBEAT, shared_wire: true }
@@ -163,6 +174,7 @@ impl Options {
             actives: self.actives_of(vip),
             rebalance: self.rebalance,
             probed: self.probed,
+            orphans_after: Some(self.orphans_after),
         };
         Settings {
             cluster: "simulated".to_owned(),

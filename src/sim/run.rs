@@ -162,6 +162,7 @@ fn draw(setup: Setup, random: &mut Random) -> Options {
         further: (0..random.below(3)).map(|_| actives(random)).collect(),
         rebalance: random.chance(0.25).then_some(rebalance),
         probed: random.chance(0.7),
+        orphans_after: random.pick(&[500 * MS, 2000 * MS]),
         hedge: MS * random.pick(&[0, 1, 5]),
         skew_ppm: random.pick(&[0, 200, 5000]),
         connections: 512,

@@ -10,7 +10,7 @@ use super::options::Options;
 use super::segment::Flow;
 use crate::classify::Facts;
 use crate::control::truth::{Ending, Held, Truth};
-use crate::control::{Action, Control, Event, Report, truth};
+use crate::control::{Action, Control, Event, Holds, LookUp, Report, truth};
 use crate::table::{Tuple, VipIndex};
 use crate::time::Time;
 use crate::worker::Member;
@@ -44,6 +44,7 @@ impl Shell {
             reports: Vec::new(),
             left: false,
             burden: 0.0,
+            look_ups: Vec::new(),
             truth,
             probe_due: probed.then_some(now),
             look_due: now + LONGEST_WAIT,
@@ -75,9 +76,23 @@ impl Shell {
             self.step(Event::Metric(member.established.len() as f64 + self.burden), member, now);
             self.step(Event::Tick, member, now);
         }
+        self.seek_orphans(member, sockets, now);
         // The simulated kernel always tells.
         let told = self.truth.step(&member.shared, &member.established, sockets, now);
         debug_assert!(told.is_ok());
+    }
+
+    /// What workers tell of clients that repeat themselves, and what members ask about them.
+    fn seek_orphans(&mut self, member: &Member, sockets: &mut Sockets<'_>, now: Time) {
+        while let Some(suspect) = member.shared.suspects.pop() {
+            self.step(Event::Suspect(suspect), member, now);
+        }
+        for look_up in std::mem::take(&mut self.look_ups) {
+            let known = member.decider(false, now).may_hold(&look_up.tuple)
+                || sockets.kernel.query(flow_of(&member.facts, &look_up.tuple)).is_some();
+            let holds = if known { Holds::Mine } else { Holds::NotMine };
+            self.step(Event::LookedUp(look_up, holds), member, now);
+        }
     }
 
     /// Tells the control core, and does what it says.
@@ -90,6 +105,9 @@ impl Shell {
                 // A full outbox: lost, as on the wire.
                 Action::Send(heartbeat) => drop(member.shared.outbox.push(*heartbeat)),
                 Action::SetRole { vip, role } => member.shared.roles.store(vip, role),
+                Action::LookUp(look_up) => self.look_ups.push(look_up),
+                // A full queue: the client's next repeat tells again.
+                Action::Reset(orphan) => drop(member.shared.orphans.push(orphan)),
                 Action::Report(report) => self.reports.push((now, report)),
                 Action::Left => self.left = true,
             }

@@ -25,7 +25,7 @@ impl Tuple {
     /// All but the VIP in one word: client 32 bits, client port 16, port 16, from the top. With the VIP's 8 bits
     /// beside it this is the whole tuple, so comparing both is exact.
     #[inline]
-    pub(super) const fn key(&self) -> u64 {
+    pub(crate) const fn key(&self) -> u64 {
         (self.client.to_bits() as u64) << 32 | (self.client_port as u64) << 16 | self.port as u64
     }
 

@@ -14,6 +14,7 @@ use baton::frame::build::{TcpFrame, tcp_frame};
 use baton::frame::ipv4::Ipv4;
 use baton::frame::tcp::{Flags, Segment};
 use baton::kept::Kept;
+use baton::orphans::Suspicions;
 use baton::port::Buffer;
 use baton::port::memory::{MemoryBuffer, MemoryPort};
 use baton::shared::{Role, Shared};
@@ -96,14 +97,20 @@ impl Lab {
     }
 
     pub fn with(role: Role, ports: &[u16], shared_wire: bool) -> Lab {
-        Lab::of(Lab::member(role, ports, shared_wire))
+        Lab::of(Lab::member(role, ports, shared_wire, true))
+    }
+
+    /// Where dead members' clients are looked for, or not.
+    pub fn with_orphans(role: Role, orphans: bool) -> Lab {
+        Lab::of(Lab::member(role, &[], true, orphans))
     }
 
     /// The time at which every test begins.
     pub const START: Time = Time::from_millis(1_000_000);
 
-    pub fn member(role: Role, ports: &[u16], shared_wire: bool) -> Member {
-        let vip = VipFacts { address: [10, 0, 0, 100].into(), mac: VMAC, ports: ports.to_vec(), hedge: HEDGE };
+    pub fn member(role: Role, ports: &[u16], shared_wire: bool, orphans: bool) -> Member {
+        let (address, ports) = ([10, 0, 0, 100].into(), ports.to_vec());
+        let vip = VipFacts { address, mac: VMAC, ports, hedge: HEDGE, orphans };
         let shared = Arc::new(Shared::new(1));
         shared.roles.store(0, role);
         Member {
@@ -113,6 +120,7 @@ impl Lab {
             handshakes: Handshakes::new(1024, HugePages::Never).unwrap(),
             half_open: HalfOpen::default(),
             fragments: Fragments::new(),
+            suspicions: Suspicions::new(64),
         }
     }
 

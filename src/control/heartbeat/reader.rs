@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use super::inquiry::{Inquiry, read_answers, read_questions};
 use super::{ECHOES_MAX, ETHERNET_LEN, Echo, HEADER_LEN, Header, Heartbeat, MAGIC, MAJOR, VipBeat};
-use super::{SECTION_ECHOES, SECTION_VIPS};
+use super::{SECTION_ANSWERS, SECTION_ECHOES, SECTION_QUESTIONS, SECTION_VIPS};
 use crate::control::assignment::{Assignment, RANKS_MAX};
 use crate::control::auth::{Authenticator, TAG_LEN};
 use crate::control::member::{MemberId, NAME_MAX, Name};
@@ -75,13 +76,16 @@ fn read_message(source: Mac, message: &[u8]) -> Result<Heartbeat, Rejected> {
         return Err(Malformed("its header's length is wrong"));
     }
     let header = read_header(&mut rest)?;
-    let mut heartbeat = Heartbeat { source, header, echoes: Vec::new(), vips: Vec::new() };
+    let inquiry = Inquiry::default();
+    let mut heartbeat = Heartbeat { source, header, echoes: Vec::new(), vips: Vec::new(), inquiry };
     let mut sections = Reader(&message[header_len..]);
     while !sections.0.is_empty() {
         let (kind, body) = sections.section().ok_or(Malformed("a section is cut off"))?;
         match kind {
             SECTION_ECHOES => read_echoes(body, &mut heartbeat.echoes)?,
             SECTION_VIPS => read_vips(body, &mut heartbeat.vips)?,
+            SECTION_QUESTIONS => read_questions(body, &mut heartbeat.inquiry.questions)?,
+            SECTION_ANSWERS => read_answers(body, &mut heartbeat.inquiry.answers)?,
             // Of a later minor version.
             _ => {}
         }
@@ -137,11 +141,7 @@ fn read_vips(body: &[u8], vips: &mut Vec<VipBeat>) -> Result<(), Rejected> {
     while !body.0.is_empty() {
         let entry_len = body.u8().ok_or_else(cut_off)?;
         let mut entry = Reader(body.take(entry_len.into()).ok_or_else(cut_off)?);
-        let address = match entry.u8().ok_or_else(cut_off)? {
-            4 => IpAddr::V4(Ipv4Addr::from(entry.array::<4>().ok_or_else(cut_off)?)),
-            6 => IpAddr::V6(Ipv6Addr::from(entry.array::<16>().ok_or_else(cut_off)?)),
-            _ => return Err(Malformed("a VIP is neither IPv4 nor IPv6")),
-        };
+        let address = entry.address().ok_or_else(cut_off)?.ok_or(Malformed("a VIP is neither IPv4 nor IPv6"))?;
         let [flags, rank] = entry.array().ok_or_else(cut_off)?;
         let term = entry.u64().ok_or_else(cut_off)?;
         let proposer = MemberId(entry.u64().ok_or_else(cut_off)?);
@@ -163,10 +163,10 @@ fn read_vips(body: &[u8], vips: &mut Vec<VipBeat>) -> Result<(), Rejected> {
 }
 
 /// What is left to read; reading past the end gives `None`.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(taken)
@@ -184,19 +184,28 @@ impl<'a> Reader<'a> {
         Some((kind, self.take(len.into())?))
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    /// An address after its family; the inner `None` is another family than the two there are.
+    pub(super) fn address(&mut self) -> Option<Option<IpAddr>> {
+        Some(match self.u8()? {
+            4 => Some(IpAddr::V4(Ipv4Addr::from(self.array::<4>()?))),
+            6 => Some(IpAddr::V6(Ipv6Addr::from(self.array::<16>()?))),
+            _ => None,
+        })
+    }
+
+    pub(super) fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_be_bytes)
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(super) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }
 }

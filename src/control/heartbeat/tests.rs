@@ -77,6 +77,7 @@ pub(in crate::control) fn as_newer_minor(frame: &[u8], auth: &Authenticator) -> 
     }
     let body = newer.len() - start - 3;
     set_u16(&mut newer, start + 1, body);
+    inquiry::write_sections(&mut newer, &heartbeat.inquiry);
     seal(auth, &mut newer);
     newer
 }
@@ -85,7 +86,7 @@ pub(in crate::control) fn as_newer_minor(frame: &[u8], auth: &Authenticator) -> 
 fn the_layout_is_as_documented() {
     let frame = &frames(&[echo(2)], &[vip(100, 1)])[0];
     assert_eq!(frame[..14], [3, b'b', b'a', b't', b'o', b'n', 2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
-    assert_eq!(&frame[14..20], b"BATN\x01\x00");
+    assert_eq!(&frame[14..20], b"BATN\x01\x01");
     assert_eq!(usize::from(u16::from_be_bytes([frame[20], frame[21]])), frame.len() - 14);
     assert_eq!(frame[22..30], auth().cluster().to_be_bytes());
     assert_eq!(frame[30..32], [0, 125]);
@@ -134,6 +135,66 @@ fn what_does_not_fit_one_frame_goes_in_several() {
     assert_eq!(super::tests::frames(&echoes, &vips[..30]).len(), 1);
     assert_eq!(super::tests::frames(&echoes, &vips[..31]).len(), 2);
     assert_eq!(super::tests::frames(&echoes, &vips).len(), 9);
+}
+
+fn question(number: u32) -> Question {
+    Question {
+        number,
+        vip: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 100)),
+        client: (Ipv4Addr::new(10, 0, 0, 7), 40_000 + number as u16).into(),
+        port: 443,
+    }
+}
+
+fn answer(number: u32) -> Answer {
+    let holds = if number % 2 == 0 { Holds::Mine } else { Holds::NotMine };
+    Answer { asker: 0x1111_2222_3333_4444, number, holds }
+}
+
+fn inquiry_frame(echoes: &[Echo], inquiry: &Inquiry) -> Vec<u8> {
+    write_inquiry(&auth(), SOURCE, ETHERTYPE, &header(), echoes, inquiry, &mut 0).unwrap().bytes().to_vec()
+}
+
+#[test]
+fn questions_and_answers_are_laid_out_as_documented() {
+    let frame = inquiry_frame(&[], &Inquiry { questions: vec![question(1)], answers: vec![answer(2)] });
+    assert_eq!(frame[139..143], [1, 0, 1, 21], "echoes");
+    assert_eq!(frame[143..147], [4, 0, 14, 13], "answers");
+    assert_eq!(frame[147..160], [0x11, 0x11, 0x22, 0x22, 0x33, 0x33, 0x44, 0x44, 0, 0, 0, 2, 2]);
+    assert_eq!(frame[160..164], [3, 0, 19, 18], "questions");
+    assert_eq!(frame[164..182], [0, 0, 0, 1, 4, 10, 0, 0, 100, 4, 10, 0, 0, 7, 0x9c, 0x41, 1, 0xbb]);
+    assert_eq!(frame.len(), 182 + TAG_LEN);
+}
+
+#[test]
+fn an_inquiry_survives_writing_and_reading_also_by_a_later_minor_version() {
+    let v6 = Question { vip: Ipv6Addr::LOCALHOST.into(), client: (Ipv6Addr::LOCALHOST, 7).into(), ..question(3) };
+    let inquiry = Inquiry { questions: vec![question(1), v6], answers: (0..5).map(answer).collect() };
+    let frame = inquiry_frame(&[echo(1)], &inquiry);
+    let read = parse(&frame, ETHERTYPE, &auth()).unwrap();
+    assert_eq!((&read.inquiry, read.header.sequence, read.echoes.len()), (&inquiry, 1, 1));
+    assert_eq!(parse(&as_newer_minor(&frame, &auth()), ETHERTYPE, &auth()).unwrap().inquiry, inquiry);
+}
+
+#[test]
+fn of_an_inquiry_as_much_goes_as_there_is_room_for() {
+    let echoes: Vec<Echo> = (0..40).map(echo).collect();
+    for (peers, fit) in [(2, QUESTIONS_MAX), (32, 18)] {
+        let inquiry = Inquiry { questions: (0..100).map(question).collect(), answers: (0..100).map(answer).collect() };
+        let frame = inquiry_frame(&echoes[..peers], &inquiry);
+        let read = parse(&frame, ETHERTYPE, &auth()).unwrap().inquiry;
+        assert_eq!(read.questions, inquiry.questions[..fit]);
+        assert_eq!(read.answers, inquiry.answers[..ANSWERS_MAX]);
+    }
+}
+
+#[test]
+fn an_answer_of_a_kind_that_we_do_not_know_is_none() {
+    let mut frame = inquiry_frame(&[], &Inquiry { questions: Vec::new(), answers: vec![answer(1), answer(2)] });
+    frame.truncate(frame.len() - TAG_LEN);
+    frame[159] = 3;
+    seal(&auth(), &mut frame);
+    assert_eq!(parse(&frame, ETHERTYPE, &auth()).unwrap().inquiry.answers, [answer(2)]);
 }
 
 #[test]
@@ -214,7 +275,7 @@ proptest! {
     }
 
     #[test]
-    fn any_sections_are_read_or_refused(sections in vec((1u8..4, vec(prop_oneof![0u8..40, any::<u8>()], 0..80)), 0..5)) {
+    fn any_sections_are_read_or_refused(sections in vec((1u8..6, vec(prop_oneof![0u8..40, any::<u8>()], 0..80)), 0..5)) {
         let mut message = Vec::new();
         for (kind, body) in sections {
             message.push(kind);

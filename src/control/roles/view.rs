@@ -18,6 +18,7 @@ impl Control {
             yielding: self.yielding,
             vips: (0..self.vips.len()).map(|index| self.vip_view(index)).collect(),
             peers: self.peer_views(now),
+            orphans: self.orphans_view(),
             heartbeats: self.membership.counters,
             warnings: self.warnings(),
         }

@@ -10,6 +10,9 @@ use super::harness::{Cluster, Options};
 use crate::config::checked::Key;
 use crate::control::auth::{Authenticator, TAG_LEN};
 use crate::control::{Event, heartbeat};
+use crate::frame::Mac;
+use crate::orphans::{Suspect, Suspicion};
+use crate::table::Tuple;
 
 /// A frame with bytes changed, under a true tag.
 fn changed(frame: &[u8], changes: &[(usize, u8)]) -> Vec<u8> {
@@ -24,7 +27,7 @@ fn changed(frame: &[u8], changes: &[(usize, u8)]) -> Vec<u8> {
 }
 
 fn event(kind: u8, vip: u8) -> Event<'static> {
-    match kind % 10 {
+    match kind % 12 {
         0 => Event::Metric(f64::from(vip) - 128.0),
         1 => Event::Health { vip, healthy: false },
         2 => Event::Health { vip, healthy: true },
@@ -34,6 +37,12 @@ fn event(kind: u8, vip: u8) -> Event<'static> {
         6 => Event::Activate { vip: vip % 3 },
         7 => Event::WorkersAlive(vip > 128),
         8 => Event::Ready,
+        9 => Event::FramesLost,
+        10 => {
+            let tuple = Tuple { client: [10, 0, 1, vip].into(), client_port: 1, port: 80, vip };
+            let suspicion = Suspicion { tuple, seq: 1, end: 2, ack: 3 };
+            Event::Suspect(Suspect { suspicion, mac: Mac::default() })
+        }
         _ => Event::Tick,
     }
 }

@@ -10,11 +10,15 @@ use crate::control::assignment::Assignment;
 use crate::control::auth::Authenticator;
 use crate::control::heartbeat::as_newer_minor;
 use crate::control::{
-    Action, ClusterView, Control, Event, Identity, Name, PeerState, Report, Settings, VipSettings, Warning,
+    Action, ClusterView, Control, Event, Holds, Identity, Name, PeerState, Report, Settings, VipSettings, Warning,
 };
 use crate::frame::Mac;
 use crate::shared::Role;
+use crate::table::Tuple;
 use crate::time::Time;
+
+/// How long a silent owner may be away before its clients are reset.
+pub const ORPHANS_AFTER: Duration = Duration::from_secs(2);
 
 /// As many frames as the control thread's inbox holds.
 const INBOX: usize = 1024;
@@ -86,6 +90,14 @@ pub struct Node {
     pub roles: Vec<Role>,
     pub reports: Vec<(Time, Report)>,
     pub left: bool,
+    /// Connections of its host.
+    pub held: BTreeSet<Tuple>,
+    /// Its kernel does not tell.
+    pub cannot_tell: bool,
+    /// How often it looked.
+    pub looked_up: usize,
+    /// Clients that it found to be orphans.
+    pub resets: Vec<(Time, Tuple)>,
     ticked: Option<Time>,
     /// All it ever sent.
     pub sent: Vec<Vec<u8>>,
@@ -123,6 +135,7 @@ impl Cluster {
             actives: options.actives,
             rebalance: options.rebalance,
             probed: options.probed,
+            orphans_after: Some(ORPHANS_AFTER),
         };
         let node = |index: usize| Node {
             settings: Settings {
@@ -145,6 +158,10 @@ impl Cluster {
             roles: vec![Role::default(); options.vips],
             reports: Vec::new(),
             left: false,
+            held: BTreeSet::new(),
+            cannot_tell: false,
+            looked_up: 0,
+            resets: Vec::new(),
             ticked: None,
             sent: Vec::new(),
         };
@@ -210,6 +227,10 @@ impl Cluster {
             roles: vec![Role::default(); self.options.vips],
             reports: Vec::new(),
             left: false,
+            held: BTreeSet::new(),
+            cannot_tell: false,
+            looked_up: 0,
+            resets: Vec::new(),
             ticked: None,
             sent: Vec::new(),
         });
@@ -308,6 +329,14 @@ impl Cluster {
                 self.nodes[index].sent.push(frame);
             }
             Action::SetRole { vip, role } => self.nodes[index].roles[usize::from(vip)] = role,
+            Action::LookUp(_) if self.nodes[index].cannot_tell => {}
+            Action::LookUp(look_up) => {
+                let held = self.nodes[index].held.contains(&look_up.tuple);
+                let holds = if held { Holds::Mine } else { Holds::NotMine };
+                self.nodes[index].looked_up += 1;
+                self.event(index, Event::LookedUp(look_up, holds));
+            }
+            Action::Reset(orphan) => self.nodes[index].resets.push((self.now, orphan.suspicion.tuple)),
             Action::Report(report) => self.nodes[index].reports.push((self.now, report)),
             Action::Left => {
                 self.nodes[index].left = true;

@@ -7,3 +7,4 @@ mod fuzz;
 mod handover;
 mod harness;
 mod names;
+mod orphans;

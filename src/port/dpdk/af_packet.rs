@@ -82,6 +82,17 @@ pub(super) fn is_receiving_packet_socket(socket: RawFd, index: u32) -> bool {
         && address.sll_protocol != 0
 }
 
+/// How many frames a packet socket had no room for since it was last asked: the kernel counts anew each time.
+pub(super) fn lost(socket: RawFd) -> u64 {
+    let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut len = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `stats`, and refuses what is not a packet socket.
+    let result = unsafe {
+        libc::getsockopt(socket, libc::SOL_PACKET, libc::PACKET_STATISTICS, (&raw mut stats).cast(), &mut len)
+    };
+    if result == 0 { stats.tp_drops.into() } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

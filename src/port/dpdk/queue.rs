@@ -105,6 +105,17 @@ pub(super) fn port_id(device: &Device) -> Result<PortId, Error> {
     Ok(PortId { id, cut_at: device.cut_at })
 }
 
+/// How many frames the device had no descriptor or no buffer for.
+pub(super) fn lost(port: PortId) -> u64 {
+    let mut stats = ffi::rte_eth_stats::default();
+    // SAFETY: a place for the answer.
+    match unsafe { ffi::rte_eth_stats_get(port.id, &mut stats) } {
+        0 => stats.imissed + stats.rx_nombuf,
+        // A driver that does not count.
+        _ => 0,
+    }
+}
+
 /// The port's MAC.
 pub(super) fn mac(port: PortId) -> Result<Mac, Error> {
     let mut address = ffi::rte_ether_addr::default();

@@ -15,6 +15,9 @@ use crate::time::Time;
 /// How long a service may take to accept a connection.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(2);
 
+/// Between a heartbeat's arrival and its being read, and what clocks differ by.
+const LATE: Duration = Duration::from_millis(30);
+
 /// The longest until a worker polls, a thread wakes, a kernel takes a frame: enough for things to overlap.
 const POLL: Duration = Duration::from_micros(20);
 const WAKE: Duration = Duration::from_micros(100);
@@ -121,6 +124,11 @@ impl Cluster {
         let machine = &mut self.members[index];
         let boots = machine.boots;
         let Some(daemon) = machine.daemon.as_mut().filter(|daemon| !daemon.paused) else { return };
+        for frame in daemon.next_burst() {
+            if let Some(peer) = Options::member_of_heartbeat(frame) {
+                self.heard[index][peer] = self.now;
+            }
+        }
         for glance in daemon.next_burst().filter_map(|frame| Glance::at(frame)) {
             self.checks.received(index, &glance);
             if self.client_of.contains_key(glance.flow.local.ip()) {
@@ -131,7 +139,8 @@ impl Cluster {
         self.checks.counted(index, &daemon.counters, self.now);
         let more = !daemon.arrived.is_empty() || !machine.from_host.is_empty();
         let due = if more { Some(Duration::ZERO) } else { daemon.due_in(self.now) };
-        let told = !daemon.member.shared.inbox.is_empty() || !daemon.member.shared.notices.is_empty();
+        let shared = &daemon.member.shared;
+        let told = !shared.inbox.is_empty() || !shared.notices.is_empty() || !shared.suspects.is_empty();
         for frame in sent.to_wire {
             self.leave(index, frame);
         }
@@ -156,6 +165,8 @@ impl Cluster {
         let vip = glance.as_ref().filter(|_| refuses).and_then(|glance| self.vip_of(glance.flow.reversed()));
         let actives =
             vip.map_or(0, |vip| self.actives_of(vip).into_iter().fold(0, |actives, member| actives | 1 << member));
+        self.checks.abandoned =
+            refuses && seen.is_some_and(|(glance, truth)| self.is_abandoned(index, glance.flow.reversed(), truth));
         self.checks.sent(index, &frame, seen, actives, self.now);
         if let Some(glance) = glance
             && self.client_of.contains_key(glance.flow.remote.ip())
@@ -164,6 +175,19 @@ impl Cluster {
         }
         self.look(index, std::slice::from_ref(&frame));
         self.cross(index, Way::In, frame);
+    }
+
+    /// Whether a RST of this member to a client is right, though the client's connection is another's: that one's kernel
+    /// has forgotten it, it has left for good, or this member has not heard it for long.
+    fn is_abandoned(&self, member: usize, flow: Flow, truth: Option<Truth>) -> bool {
+        let owner = truth.and_then(|truth| self.checks.owner(flow, truth));
+        owner.is_some_and(|owner| {
+            let machine = &self.members[owner];
+            let silent = self.now.since(self.heard[member][owner]);
+            machine.kernel.query(flow.reversed()).is_none()
+                || (machine.daemon.is_none() && machine.left_for_good)
+                || silent + LATE >= self.options.orphans_after
+        })
     }
 
     /// A host has moved: its service goes on, its frames go to baton.
@@ -269,8 +293,9 @@ impl Cluster {
     }
 
     /// Whether something has happened to a connection's owner that the connection need not outlive: its machine was
-    /// rebooted, its service had stopped before it accepted the connection, or the connection rested on a SYN cookie,
-    /// of which neither its host nor baton keeps anything that a restart or a reset could leave.
+    /// rebooted, its service had stopped before it accepted the connection, the connection rested on a SYN cookie,
+    /// of which neither its host nor baton keeps anything that a restart or a reset could leave, or it was silent for so
+    /// long that its clients were told.
     pub fn may_end(&self, client: usize, flow: Flow, owner: usize) -> bool {
         let Some(story) = self.clients[client].stories.get(&flow) else { return true };
         let machine = &self.members[owner];
@@ -278,7 +303,11 @@ impl Cluster {
         let accepted_by = story.connected.map_or(self.now, |connected| connected + ACCEPTED_WITHIN);
         let unproven = story.answered == 0
             && story.numbers.is_some_and(|(_, irs)| machine.kernel.sent_cookie(flow.reversed(), irs));
-        unproven || machine.booted > story.begun || stops.iter().any(|&at| at >= story.begun && at <= accepted_by)
+        let reset = story.numbers.is_some_and(|(iss, _)| self.checks.orphaned.contains(&(flow, iss)));
+        unproven
+            || reset
+            || machine.booted > story.begun
+            || stops.iter().any(|&at| at >= story.begun && at <= accepted_by)
     }
 
     /// After something has been done to a client from outside.
@@ -296,8 +325,7 @@ impl Cluster {
     /// After something has been done to a member from outside.
     pub(super) fn wake_member(&mut self, index: usize) {
         let Some(daemon) = self.members[index].daemon.as_ref().filter(|daemon| !daemon.paused) else { return };
-        let (waits, deadline) =
-            (!daemon.member.shared.outbox.is_empty() || !daemon.arrived.is_empty(), daemon.shell_due());
+        let (waits, deadline) = (daemon.has_work(), daemon.shell_due());
         if waits {
             self.schedule_turn(index, Duration::ZERO);
         }
