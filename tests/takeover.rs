@@ -133,7 +133,7 @@ fn a_handshake_that_a_restart_interrupted_goes_on_when_the_host_repeats_itself()
 
 #[test]
 fn the_client_of_an_interrupted_handshake_may_echo_what_was_sent_before_the_restart() {
-    let mut member = Lab::member(PASSIVE, &[], true);
+    let mut member = Lab::member(PASSIVE, &[], true, true);
     member.half_open = HalfOpen::new(vec![TUPLE], Lab::START);
     let mut lab = Lab::of(member);
     lab.now += Duration::from_secs(1);
@@ -145,7 +145,7 @@ fn the_client_of_an_interrupted_handshake_may_echo_what_was_sent_before_the_rest
 
 #[test]
 fn an_interrupted_handshake_that_another_member_wins_is_cleared() {
-    let mut member = Lab::member(PASSIVE, &[], true);
+    let mut member = Lab::member(PASSIVE, &[], true, true);
     member.half_open = HalfOpen::new(vec![TUPLE], Lab::START);
     let mut lab = Lab::of(member);
     // The first SYN-ACK was lost, and now another member is active.

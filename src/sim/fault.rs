@@ -99,7 +99,9 @@ impl Kind {
             Kind::Reboot => (50, 1500),
             Kind::Leave => (150, 800),
             Kind::Pause => (1, 2000),
-            Kind::Delay | Kind::Reordering | Kind::Duplication | Kind::Loss => (50, 1000),
+            Kind::Clog => (1, 4000),
+            Kind::Delay | Kind::Reordering | Kind::Duplication => (50, 1000),
+            Kind::Loss => (50, 3000),
             Kind::Forget | Kind::Flood | Kind::Spoof | Kind::Activate => (1, 1),
             _ => (1, 1000),
         };

@@ -162,7 +162,7 @@ fn draw(setup: Setup, random: &mut Random) -> Options {
         further: (0..random.below(3)).map(|_| actives(random)).collect(),
         rebalance: random.chance(0.25).then_some(rebalance),
         probed: random.chance(0.7),
-        orphans_after: random.pick(&[500 * MS, 2000 * MS]),
+        orphans_after: random.pick(&[300 * MS, 500 * MS, 2000 * MS]),
         hedge: MS * random.pick(&[0, 1, 5]),
         skew_ppm: random.pick(&[0, 200, 5000]),
         connections: 512,
@@ -288,16 +288,28 @@ impl Run {
         }
     }
 
-    /// Some states need a service that is busy.
+    /// Some states need a service that is busy, or a client that forgets.
     fn prepare(&mut self, state: State, member: usize) {
         let kind = match state {
             State::Queued => Kind::Clog,
             State::Stalled => Kind::Stall,
+            State::Forgotten => return self.begin_anew(member),
             _ => return,
         };
         let mut fault = Fault::draw(kind, &self.cluster, &mut self.random);
         (fault.member, fault.length) = (member, PATIENCE);
         self.begin(fault);
+    }
+
+    /// A client forgets a connection of this member, and uses its port again.
+    fn begin_anew(&mut self, member: usize) {
+        let open = |begun: &&Begun| self.cluster.state_of(begun.flow, member) == Some(State::Idle);
+        let open: Vec<Begun> = self.begun.iter().filter(open).copied().collect();
+        if !open.is_empty() {
+            let forgotten = self.random.pick(&open);
+            self.begun.retain(|begun| begun.flow != forgotten.flow);
+            self.begun.push(workload::connect_anew(&mut self.cluster, forgotten, &mut self.random));
+        }
     }
 
     fn begin(&mut self, fault: Fault) {

@@ -31,6 +31,7 @@ pub struct Shell {
     pub left: bool,
     /// Added to the metric, which is the number of connections.
     pub burden: f64,
+    look_ups: Vec<LookUp>,
     truth: Truth,
     probe_due: Option<Time>,
     look_due: Time,

@@ -37,6 +37,13 @@ pub fn connect(cluster: &mut Cluster, random: &mut Random) -> Begun {
     Begun { client, flow, fresh: again.is_none(), served }
 }
 
+/// Begins a connection from the port of one that its client forgets.
+pub fn connect_anew(cluster: &mut Cluster, forgotten: Begun, random: &mut Random) -> Begun {
+    let Begun { client, flow, served, .. } = forgotten;
+    let flow = cluster.connect_to(client, Some(flow.local.port()), flow.remote, plan(random));
+    Begun { client, flow, fresh: false, served }
+}
+
 /// Begins the plainest connection there is, from a new port.
 pub fn connect_plainly(cluster: &mut Cluster, vip: usize, random: &mut Random) -> Begun {
     let client = random.below(cluster.clients.len() as u64) as usize;
