@@ -94,21 +94,23 @@ impl Server {
     /// Goes on after the kernel has moved.
     pub fn run(&mut self, kernel: &mut Kernel, now: Time) {
         loop {
-            while self.accepting
-                && let Some(flow) = self.ports.clone().find_map(|port| kernel.accept(port))
-            {
-                self.accepted += 1;
-                self.sessions.insert(flow, Vec::new());
-                self.serve(flow, kernel, now);
-            }
-            let Some((flow, signal)) = kernel.signals.pop_front() else { return };
-            match signal {
-                Signal::Readable if self.reading => self.serve(flow, kernel, now),
-                Signal::Ended(_) => {
-                    self.sessions.remove(&flow);
+            // What has ended goes first: a connection of the same ends may wait to be accepted.
+            while let Some((flow, signal)) = kernel.signals.pop_front() {
+                match signal {
+                    Signal::Readable => self.serve(flow, kernel, now),
+                    Signal::Ended(_) => {
+                        self.sessions.remove(&flow);
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
+            let accepts = self.accepting;
+            let Some(flow) = self.ports.clone().filter(|_| accepts).find_map(|port| kernel.accept(port)) else {
+                return;
+            };
+            self.accepted += 1;
+            self.sessions.insert(flow, Vec::new());
+            self.serve(flow, kernel, now);
         }
     }
 

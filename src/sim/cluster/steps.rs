@@ -307,7 +307,7 @@ impl Cluster {
         unproven
             || reset
             || machine.booted > story.begun
-            || stops.iter().any(|&at| at >= story.begun && at <= accepted_by)
+            || stops.iter().any(|&at| at >= story.begun && (at <= accepted_by || story.answered == 0))
     }
 
     /// After something has been done to a client from outside.
