@@ -44,6 +44,11 @@ impl Listener {
         self.waiting.pop_front()
     }
 
+    /// A connection has ended before it was accepted: whoever accepts it finds that at once, which is left out here.
+    pub(super) fn give_up(&mut self, flow: Flow) {
+        self.waiting.retain(|waiting| *waiting != flow);
+    }
+
     pub(super) fn has(&self, flow: Flow) -> bool {
         self.waiting.contains(&flow)
     }

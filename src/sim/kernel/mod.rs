@@ -393,6 +393,9 @@ impl Kernel {
         if let Some(Entry::Socket(socket)) = self.entries.get_mut(&flow) {
             self.unread.insert(flow, socket.leave());
         }
+        if let Some(listener) = self.listeners.get_mut(&flow.local.port()) {
+            listener.give_up(flow);
+        }
         self.forget(flow);
         self.announced.push(flow);
         self.signals.push_back((flow, Signal::Ended(end)));
