@@ -9,10 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+#[cfg(feature = "breakable")]
+use baton::broken::Rule;
 use baton::config::key::Key;
 use baton::config::{self, CONTROL_SOCKET, Config, For, Rejected, units};
 use baton::control::protocol::{Connection, ConnectionState, Request, Response};
 use baton::control::socket::{Client, ClientError};
+use baton::sim::hunt::Hunt;
+use baton::sim::run;
 use baton::status;
 use clap::{Args, Parser, Subcommand};
 
@@ -81,6 +85,25 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Simulate clusters under faults; print the first seed that breaks a rule and how to replay it.
+    Sim {
+        /// The first run's seed; each further run has the next. By default a fresh one.
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+        /// How many runs.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        runs: u64,
+        /// How many members, 2 to 16; by default 3 to 16, by the seed.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=16))]
+        nodes: Option<u64>,
+        /// Steps of a run: of each a fault, five connections and half a second.
+        #[arg(long, value_name = "N", default_value_t = run::STEPS, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        steps: u32,
+        /// Break this rule on purpose.
+        #[cfg(feature = "breakable")]
+        #[arg(long = "break", value_name = "RULE", value_parser = rule)]
+        breaks: Option<Rule>,
+    },
     /// List the connections in the table: client, port, state, age.
     Connections {
         /// As a JSON array.
@@ -104,6 +127,14 @@ struct Member {
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
     units::duration(text).ok_or("expected a duration such as 500ms, 90s or 5m")
+}
+
+#[cfg(feature = "breakable")]
+fn rule(name: &str) -> Result<Rule, String> {
+    let rule = Rule::ALL.iter().find(|rule| rule.name() == name).copied();
+    rule.ok_or_else(|| {
+        format!("expected one of {}", Rule::ALL.iter().map(|rule| rule.name()).collect::<Vec<_>>().join(", "))
+    })
 }
 
 /// Why a command did not do what it should.
@@ -138,13 +169,20 @@ impl Arguments {
     /// Runs the command and tells what went wrong.
     pub fn run(self) -> ExitCode {
         let done = match self.command {
-            Command::Run { config } => run(&config),
+            Command::Run { config } => run_member(&config),
             Command::Check { file } => check(&file),
             Command::Status { json, member } => show_status(json, &member),
             Command::Drain { vip, wait, timeout, member } => drain(vip, wait, timeout, &member),
             Command::Undrain { vip, member } => undrain(vip, &member),
             Command::Activate { vip, member } => activate(vip, &member),
             Command::Keygen { out } => keygen(out.as_deref()),
+            #[cfg(not(feature = "breakable"))]
+            Command::Sim { seed, runs, nodes, steps } => simulate(seed, runs, nodes, steps),
+            #[cfg(feature = "breakable")]
+            Command::Sim { seed, runs, nodes, steps, breaks } => {
+                baton::broken::break_rule(breaks);
+                simulate(seed, runs, nodes, steps)
+            }
             Command::Connections { json, vip, member } => connections(json, vip, &member),
         };
         match done {
@@ -166,7 +204,7 @@ fn say(line: &str) -> Result<(), Failure> {
     writeln!(io::stdout(), "{line}").map_err(Failure::output)
 }
 
-fn run(file: &Path) -> Result<(), Failure> {
+fn run_member(file: &Path) -> Result<(), Failure> {
     let cores = cores()?;
     let config = config::load(file, For::ThisMachine { cores: &cores })?;
     start_logging(&config);
@@ -262,6 +300,23 @@ fn keygen(out: Option<&Path>) -> Result<(), Failure> {
             Failure::new(format!("{} was not written", path.display()), why)
         }),
         None => say(key.to_line().trim_end()),
+    }
+}
+
+/// Simulates runs until one breaks a rule.
+fn simulate(seed: Option<u64>, runs: u64, nodes: Option<u64>, steps: u32) -> Result<(), Failure> {
+    let seed = match seed {
+        Some(seed) => seed,
+        // Short, so that it is easily told to somebody else.
+        None => getrandom::u32().map_err(|error| Failure::new("no seed could be drawn", error))?.into(),
+    };
+    say(&format!("seed {seed}, {runs} runs"))?;
+    let first = run::Setup { seed, members: nodes.map(|nodes| nodes as usize), steps };
+    let findings = Hunt { first, runs }.run().map_err(|error| Failure::new("the simulation could not go on", error))?;
+    say(&findings.to_string())?;
+    match findings.failure {
+        None => Ok(()),
+        Some(failure) => Err(Failure::new(format!("seed {} broke a rule", failure.setup.seed), failure.violation.what)),
     }
 }
 

@@ -8,6 +8,7 @@
 //!                                   control thread: membership → election → actions ◄───┘
 //! ```
 
+pub mod broken;
 pub mod classify;
 pub mod config;
 pub mod control;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
+use crate::broken::{Rule, broken};
 use crate::classify::{self, Class, Facts};
 use crate::counters::Counters;
 use crate::decide::Decider;
@@ -78,7 +79,7 @@ impl Member {
 }
 
 /// A SYN that has waited so long has been repeated by its client (RFC 6298, 2.1), or answered by another member.
-const LONG_PAUSE: Duration = Duration::from_secs(1);
+pub const LONG_PAUSE: Duration = Duration::from_secs(1);
 
 /// Turns that empty any queue: 65,536 frames. An end even where new frames come as fast as the old ones are read.
 const CATCH_UP: u32 = 1024;
@@ -214,7 +215,8 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                 tcp::blank_fast_open(frame);
             }
             Verdict::ToWire => {
-                ethernet::set_source(frame, facts.own_mac);
+                let source = if broken(Rule::OwnSource) { facts.vips[0].mac } else { facts.own_mac };
+                ethernet::set_source(frame, source);
                 return self.to_wire.push(buffer);
             }
             Verdict::ResetToWire(tuple) => {

@@ -229,7 +229,7 @@ fn keygen_makes_keys_and_never_overwrites_one() {
 #[test]
 fn help_and_version_are_everywhere_and_misuse_is_told() {
     let here = Path::new(".");
-    let commands = ["run", "check", "status", "drain", "undrain", "activate", "keygen", "connections"];
+    let commands = ["run", "check", "status", "drain", "undrain", "activate", "keygen", "connections", "sim"];
     for command in commands {
         let (code, help, _) = baton(&[command, "--help"], here);
         assert!(code == Some(0) && help.contains("Usage: baton "), "{command}");

@@ -415,6 +415,7 @@ fn chaos(seed: u64) -> Cluster {
             think: random.up_to(200 * MS),
             finish: [Finish::Client, Finish::Server, Finish::Abort, Finish::Stay][random.below(4) as usize],
             stamped: random.chance(0.7),
+            ..Plan::default()
         };
         let client = random.below(2) as usize;
         match random.below(12) {
@@ -455,4 +456,38 @@ fn a_seed_repeats_itself() {
     };
     assert!(run(7) == run(7));
     assert!(run(7) != run(8));
+}
+
+#[test]
+fn a_connection_that_the_service_has_reset_is_forgotten() {
+    let mut cluster = settled(Options::default());
+    let active = cluster.actives()[0];
+    load(&mut cluster, 20, MS, Plan { finish: Finish::ServerAbort, ..Plan::default() });
+    cluster.run_for(50 * MS);
+    no_violation(&cluster);
+    assert_eq!(cluster.members[active].server.served, 20);
+    // A socket closed so is announced without its client's address: the RST itself must have told.
+    assert_eq!(cluster.members[active].daemon.as_ref().unwrap().member.established.len(), 0);
+}
+
+#[test]
+fn a_restart_loses_no_connection_and_a_reboot_all_of_the_machine() {
+    let mut cluster = settled(Options::default());
+    let active = cluster.actives()[0];
+    load(&mut cluster, 20, MS, Plan { requests: 30, think: 100 * MS, ..Plan::default() });
+    cluster.kill(active);
+    cluster.run_for(500 * MS);
+    cluster.start(active).unwrap();
+    assert_eq!(cluster.members[active].daemon.as_ref().unwrap().member.established.len(), 20);
+    cluster.run_for(Duration::from_secs(8));
+    no_violation(&cluster);
+    all_succeeded(&cluster);
+
+    let flow = cluster.connect(0, Plan { requests: 30, think: 100 * MS, ..Plan::default() });
+    cluster.run_for(500 * MS);
+    let active = cluster.actives()[0];
+    cluster.reboot(active);
+    cluster.start(active).unwrap();
+    assert_eq!(cluster.members[active].kernel.query(flow.reversed()), None);
+    assert_eq!(cluster.members[active].daemon.as_ref().unwrap().member.established.len(), 0);
 }

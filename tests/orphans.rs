@@ -272,7 +272,6 @@ fn a_member_that_cannot_be_heard_is_as_good_as_dead() {
     let flows = open(&mut cluster, 10, Plan::default());
     let owner = cluster.actives()[0];
     cluster.cables[owner].inward = false;
-    cluster.members[owner].disturbed = true;
     let cut = cluster.now;
     flows.iter().for_each(|&(client, flow)| cluster.ask(client, flow));
     cluster.run_for(5 * SECOND);

@@ -5,6 +5,7 @@ mod common;
 
 use std::time::Duration;
 
+use baton::frame::build::timestamps_option;
 use baton::shared::Role;
 use baton::table::{HalfOpen, Tuple};
 use baton::verdict::DropReason;
@@ -128,6 +129,29 @@ fn a_handshake_that_a_restart_interrupted_goes_on_when_the_host_repeats_itself()
     lab.server(SYN | ACK, 5000, 101).to_wire();
     lab.client(ACK, 101, 5001).to_host();
     lab.server(ACK, 5001, 101).to_wire();
+}
+
+#[test]
+fn the_client_of_an_interrupted_handshake_may_echo_what_was_sent_before_the_restart() {
+    let mut member = Lab::member(PASSIVE, &[], true, true);
+    member.half_open = HalfOpen::new(vec![TUPLE], Lab::START);
+    let mut lab = Lab::of(member);
+    lab.now += Duration::from_secs(1);
+    lab.server_with(SYN | ACK, 5000, 101, &timestamps_option(2000, 7)).to_wire();
+    // It has had the first SYN-ACK; to the second, a second later, it says so again.
+    lab.client_with(ACK, 101, 5001, &timestamps_option(8, 1000), b"GET /").to_host();
+    assert_eq!(lab.member.established.len(), 1);
+}
+
+#[test]
+fn an_interrupted_handshake_that_another_member_wins_is_cleared() {
+    let mut member = Lab::member(PASSIVE, &[], true, true);
+    member.half_open = HalfOpen::new(vec![TUPLE], Lab::START);
+    let mut lab = Lab::of(member);
+    // The first SYN-ACK was lost, and now another member is active.
+    lab.client(SYN, 100, 0).dropped(DropReason::SynPassive);
+    lab.client(ACK, 101, 7001).cleared(DropReason::LostRace, 101);
+    lab.server(SYN | ACK, 5000, 101).dropped(DropReason::NoConnection);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 
+use crate::broken::{Rule, broken};
 use crate::control::member::MemberId;
 
 /// The most ranks of a VIP.
@@ -43,6 +44,9 @@ impl PartialOrd for Assignment {
 /// greater, which says nothing about who is better, only that all pick the same.
 impl Ord for Assignment {
     fn cmp(&self, other: &Assignment) -> Ordering {
+        if broken(Rule::Tie) {
+            return self.term.cmp(&other.term);
+        }
         (self.term, self.proposer, &self.actives).cmp(&(other.term, other.proposer, &other.actives))
     }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::broken::{Rule, broken};
 use crate::control::core::{Action, Control, Leaving};
 use crate::control::heartbeat::{ANSWERS_MAX, Answer, Holds, Inquiry, QUESTIONS_MAX, Question};
 use crate::control::member::MemberId;
@@ -263,6 +264,7 @@ impl Orphans {
     fn take_answer(&mut self, from: (MemberId, u64), answer: &Answer) {
         let Some(case) = self.cases.get_mut(&answer.number) else { return };
         match answer.holds {
+            Holds::Mine if broken(Rule::OwnersAsked) => case.cleared.push(from),
             Holds::Mine => self.owned(answer.number),
             Holds::NotMine if !case.cleared.contains(&from) => case.cleared.push(from),
             Holds::NotMine => {}

@@ -5,6 +5,7 @@ mod view;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::broken::{Rule, broken};
 use crate::control::assignment::Assignment;
 use crate::control::core::{Action, Control, Leaving};
 use crate::control::election::{Election, Need, Presence, Standing, comparable, is_better};
@@ -228,7 +229,7 @@ impl Control {
             let at = self.clock.listened();
             let vip = &mut self.vips[index];
             let rank = vip.assignment.rank(self.me).filter(|_| may_serve);
-            let stays = may_serve && vip.role.active && rank.is_none() && !confirmed;
+            let stays = may_serve && vip.role.active && rank.is_none() && !confirmed && !broken(Rule::MakeBeforeBreak);
             vip.lingering = stays.then(|| vip.lingering.unwrap_or(bound)).filter(|&until| at < until);
             let single = vip.settings.actives == 1 && vip.assignment.actives.len() == 1;
             let role = match rank {

@@ -11,6 +11,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::broken::{Rule, broken};
 use crate::shared::{Notice, Shared};
 use crate::table::{Cursor, Established, HalfOpen, State, Tuple};
 use crate::time::Time;
@@ -106,7 +107,7 @@ impl Truth {
     /// The kernel does not tell, or the table is too small for what it tells.
     pub fn rebuild(established: &Established, kernel: &mut dyn Kernel, now: Time) -> io::Result<(Truth, Rebuilt)> {
         let (mut connections, mut half_open) = (0, Vec::new());
-        for (tuple, held) in kernel.dump()? {
+        for (tuple, held) in kernel.dump()?.into_iter().filter(|_| !broken(Rule::Rebuild)) {
             let state = match held {
                 Held::Connection => State::Live,
                 Held::TimeWait => State::TimeWait,
@@ -144,6 +145,8 @@ impl Truth {
         {
             queries += 1;
             match notice {
+                Notice::EndSocket(_) if broken(Rule::SocketEnds) => {}
+                Notice::MayHaveEnded(_) if broken(Rule::ResetNoticed) => {}
                 Notice::EndSocket(tuple) => kernel.destroy(&tuple)?,
                 Notice::MayHaveEnded(tuple) => verify(established, kernel, &tuple, now)?,
             }
@@ -154,7 +157,7 @@ impl Truth {
             Ending::Socket(tuple) => unknown |= ended.try_push(tuple).is_err(),
             Ending::Unknown => unknown = true,
         })?;
-        for tuple in &ended {
+        for tuple in ended.iter().filter(|_| !broken(Rule::EntryEnds)) {
             verify(established, kernel, tuple, now)?;
         }
         if unknown {

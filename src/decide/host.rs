@@ -2,6 +2,7 @@
 //! must not be heard.
 
 use super::{Decider, is_unfinished};
+use crate::broken::{Rule, broken};
 use crate::classify::Class;
 use crate::frame::tcp::Segment;
 use crate::table::{Answer, Hash, Record, Stage, State, Tuple};
@@ -12,7 +13,12 @@ impl Decider<'_> {
     #[inline]
     pub fn from_host(&self, class: &Class<'_>, hash: Hash) -> Verdict {
         match class {
-            Class::Tcp { tuple, segment, .. } => self.reply(tuple, hash, segment),
+            Class::Tcp { tuple, segment, .. } => match self.reply(tuple, hash, segment) {
+                Verdict::Drop(DropReason::StrayReset | DropReason::NoConnection) if broken(Rule::Egress) => {
+                    Verdict::ToWire
+                }
+                verdict => verdict,
+            },
             Class::HostArp(vip) => Verdict::ArpToWire(*vip),
             Class::Other => Verdict::ToWire,
             Class::Drop(reason) => Verdict::Drop(*reason),
@@ -48,11 +54,17 @@ impl Decider<'_> {
 
     /// A SYN-ACK's ISN and timestamp are recorded before it is sent: the client's answer will be held against them.
     fn syn_ack(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
-        let answer = Answer { isn: segment.seq(), timestamp: segment.timestamps().map(|timestamps| timestamps.value) };
+        // Of a socket that is older than we are, the client may echo a timestamp that we have not seen.
+        let older = self.half_open.contains(tuple, self.now);
+        let timestamp = segment.timestamps().map(|timestamps| timestamps.value).filter(|_| !older);
+        let answer = Answer { isn: segment.seq(), timestamp };
         let client_isn = segment.ack().wrapping_sub(1);
+        if broken(Rule::AnswerRecorded) || broken(Rule::AnswersRecorded) && self.has_answered(tuple, hash, client_isn) {
+            return Verdict::ToWire;
+        }
         let record = || self.handshakes.answer(tuple, hash, client_isn, answer, self.now);
         let stage = match record() {
-            None if self.half_open.contains(tuple, self.now) => {
+            None if older => {
                 // It repeats what it sent before we started: now we know the numbers.
                 self.handshakes.remember(tuple, hash, client_isn, true, self.now);
                 record()
@@ -61,9 +73,16 @@ impl Decider<'_> {
         };
         match stage {
             Some(Stage::Admitted | Stage::Confirmed) => Verdict::ToWire,
+            Some(Stage::Lost) if broken(Rule::LostStaysLost) => Verdict::ToWire,
             Some(Stage::Lost) => Verdict::Drop(DropReason::LostRace),
             Some(Stage::Seen | Stage::Answered) | None => Verdict::Drop(DropReason::NoConnection),
         }
+    }
+
+    /// Whether our host has answered this SYN before.
+    fn has_answered(&self, tuple: &Tuple, hash: Hash, client_isn: u32) -> bool {
+        let records = self.handshakes.find(tuple, hash, self.now);
+        records.iter().any(|record| record.client_isn == client_isn && !record.answers.is_empty())
     }
 
     /// A RST for no established connection. One that answers a SYN is a refusal, and leaves only where no other
@@ -75,7 +94,7 @@ impl Decider<'_> {
         let Some(record) = records.iter().find(refused).filter(|_| segment.flags().ack()) else {
             return Verdict::Drop(DropReason::StrayReset);
         };
-        if !self.shared.role(tuple.vip).may_refuse {
+        if !self.shared.role(tuple.vip).may_refuse && !broken(Rule::RefusalHeld) {
             return Verdict::Drop(DropReason::RefusalHeld);
         }
         self.handshakes.settle(record, Stage::Lost);

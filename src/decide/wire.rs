@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Decider, distrust, in_window, is_unfinished};
+use crate::broken::{Rule, broken};
 use crate::classify::{Class, FragmentId};
 use crate::frame::tcp::Segment;
 use crate::shared::Role;
@@ -11,7 +12,8 @@ use crate::verdict::{DropReason, Verdict};
 
 /// Whether a client's segment acknowledges a SYN-ACK of our host, by its ISN and, in use, its timestamp.
 fn acknowledges(segment: &Segment<'_>, record: &Record) -> bool {
-    record.acknowledged_by(segment.ack(), segment.timestamps().map(|timestamps| timestamps.echo))
+    broken(Rule::Ownership)
+        || record.acknowledged_by(segment.ack(), segment.timestamps().map(|timestamps| timestamps.echo))
 }
 
 impl Decider<'_> {
@@ -49,7 +51,8 @@ impl Decider<'_> {
 
     /// The role for what has just been read.
     fn role(&self, vip: VipIndex) -> Role {
-        if self.catching_up { Role::default() } else { self.shared.role(vip) }
+        let role = if self.catching_up { Role::default() } else { self.shared.role(vip) };
+        Role { active: role.active || broken(Rule::PassiveDrops), ..role }
     }
 
     /// Whether a connection of this tuple is, or may become, this member's.
@@ -107,11 +110,17 @@ impl Decider<'_> {
                 return Verdict::Drop(DropReason::TableFull);
             }
         }
+        if broken(Rule::PassiveRemembers) && !role.active {
+            return Verdict::Drop(DropReason::SynPassive);
+        }
         // Data on a SYN is not kept.
         let at_once = role.active && (self.delay(tuple.vip, role).is_zero() || segment.data_len() > 0);
         let remembered = self.handshakes.remember(tuple, hash, segment.seq(), at_once && pure, self.now);
         if let Some(mut entry) = entry {
             self.established.set_syn_seen(&mut entry);
+            if broken(Rule::SynAltersNothing) {
+                self.established.remove(entry);
+            }
         }
         let reason = if role.active { DropReason::SynHedged } else { DropReason::SynPassive };
         let record = match remembered {
@@ -143,6 +152,9 @@ impl Decider<'_> {
     /// Whether a SYN that was kept is to go to the host now, of which then exactly one copy does: nobody has answered it
     /// as far as we have heard, nor have we.
     pub fn release(&self, tuple: &Tuple, client_isn: u32) -> bool {
+        if broken(Rule::ReplayAsks) {
+            return true;
+        }
         if self.established.len() >= self.established.capacity() {
             return false;
         }
@@ -175,6 +187,10 @@ impl Decider<'_> {
             Stage::Admitted => self.decide_race(tuple, hash, segment, &records, record),
             Stage::Seen => {
                 self.handshakes.settle(record, Stage::Answered);
+                if self.half_open.contains(tuple, self.now) {
+                    // Our host may have answered it before we started.
+                    return Verdict::ClearHalfOpen(*tuple, record.client_isn, DropReason::LostRace);
+                }
                 Verdict::Drop(DropReason::NoConnection)
             }
             Stage::Lost => Verdict::Drop(DropReason::LostRace),
@@ -194,6 +210,9 @@ impl Decider<'_> {
     ) -> Verdict {
         if !acknowledges(segment, record) {
             let half_open = self.lose(records, record);
+            if broken(Rule::HalfOpenCleared) {
+                return Verdict::Drop(DropReason::LostRace);
+            }
             return Verdict::ClearHalfOpen(*tuple, half_open, DropReason::LostRace);
         }
         // The entry first: once the record says "confirmed", a segment on another worker must find it.

@@ -5,7 +5,9 @@
 //! a segment at the SYN's sequence number + 1 that acknowledges the owner's SYN-ACK; from then on, a member that is not
 //! the owner must not be heard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use super::segment::Flow;
 use super::trace::Glance;
@@ -13,6 +15,13 @@ use crate::counters::Counters;
 use crate::frame::Mac;
 use crate::time::Time;
 use crate::verdict::DropReason;
+
+/// A refusal stands for this long: a client that has not heard it repeats its SYN only after a second.
+const REFUSED_LATELY: Duration = Duration::from_millis(500);
+
+/// An acceptance counts for this long: a member that has been the only active for a second may refuse what another has
+/// answered before.
+const ACCEPTED_LATELY: Duration = Duration::from_secs(1);
 
 /// What a client's kernel has of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +69,12 @@ type Members = u32;
 #[derive(Debug, Default)]
 pub struct Checks {
     virtual_macs: Vec<Mac>,
-    /// Who sent a SYN-ACK with which sequence number, by flow and client's ISN.
-    answers: BTreeMap<(Flow, u32), Vec<(usize, u32)>>,
+    /// Who sent a SYN-ACK with which sequence number and when, by flow and client's ISN.
+    answers: BTreeMap<(Flow, u32), Vec<Answer>>,
     /// Who received a SYN.
-    saw_syn: BTreeMap<(Flow, u32), Members>,
+    syns: BTreeMap<(Flow, u32), Syn>,
+    /// Who refused a SYN.
+    refused: BTreeMap<(Flow, u32), Refusal>,
     /// Who was told, by flow, client's and server's ISN.
     told: BTreeMap<(Flow, u32, u32), Members>,
     /// What went wrong.
@@ -72,8 +83,37 @@ pub struct Checks {
     pub seen: Seen,
     /// Whether the client that is sent to has nobody at the other end of its connection any more: a RST is right then.
     pub abandoned: bool,
-    /// Whether every SYN is to be answered by one member at most: with k = 1, no fault and no handover under way.
+    /// Connections of which a client was told that nobody has them any more.
+    pub orphaned: BTreeSet<(Flow, u32)>,
+    /// Whether every new SYN is to be answered by one member at most: with no fault and no handover under way.
     pub exclusive: bool,
+    /// Virtual IPs with more than one active, where that does not hold.
+    pub shared: BTreeSet<Ipv4Addr>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    member: usize,
+    isn: u32,
+    at: Time,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    member: usize,
+    /// Who was active then.
+    actives: Members,
+    at: Time,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Syn {
+    /// Who received it at any time.
+    seen_ever_by: Members,
+    /// Who received it since it was started last.
+    seen_by: Members,
+    /// Whether it came while every SYN was to be answered by one member at most.
+    exclusive: bool,
 }
 
 impl Checks {
@@ -92,19 +132,30 @@ impl Checks {
         let (flow, bit) = (glance.flow, 1 << member);
         if glance.flags.syn() {
             if !glance.flags.ack() {
-                *self.saw_syn.entry((flow, glance.seq)).or_default() |= bit;
+                let exclusive = self.exclusive && !self.shared.contains(flow.remote.ip());
+                let new = Syn { exclusive, ..Syn::default() };
+                let syn = self.syns.entry((flow, glance.seq)).or_insert(new);
+                syn.seen_ever_by |= bit;
+                syn.seen_by |= bit;
             }
             return;
         }
         let iss = glance.seq.wrapping_sub(1);
-        let saw_syn = self.saw_syn.get(&(flow, iss)).is_some_and(|members| members & bit != 0);
+        let saw_syn = self.syns.get(&(flow, iss)).is_some_and(|syn| syn.seen_by & bit != 0);
         if glance.flags.ack() && !glance.flags.rst() && saw_syn {
             *self.told.entry((flow, iss, glance.ack.wrapping_sub(1))).or_default() |= bit;
         }
     }
 
-    /// A member sends a frame. `truth` is what the client has of the connection, if there is one.
-    pub fn sent(&mut self, member: usize, frame: &[u8], glance: Option<(&Glance, Option<Truth>)>, now: Time) {
+    /// A member sends a frame, of which the client has this, if it is to a client; `actives` are for that virtual IP.
+    pub fn sent(
+        &mut self,
+        member: usize,
+        frame: &[u8],
+        glance: Option<(&Glance, Option<Truth>)>,
+        actives: Members,
+        now: Time,
+    ) {
         let source = frame.get(6..12);
         if self.virtual_macs.iter().any(|mac| source == Some(&mac.0)) {
             self.violate(now, None, format!("s{} sent a frame from a virtual MAC", member + 1));
@@ -115,29 +166,48 @@ impl Checks {
             self.answered(member, flow, glance, now);
         }
         match truth.irs {
-            None => self.sent_to_syn_sent(member, flow, glance, truth, now),
+            None => self.sent_to_syn_sent(member, flow, glance, truth, actives, now),
             Some(irs) => self.sent_to_connection(member, flow, glance, truth.iss, irs, now),
         }
     }
 
     fn answered(&mut self, member: usize, flow: Flow, glance: &Glance, now: Time) {
-        let answers = self.answers.entry((flow, glance.ack.wrapping_sub(1))).or_default();
-        let others = answers.iter().any(|(other, _)| *other != member);
-        let first = !answers.iter().any(|(other, _)| *other == member);
-        answers.push((member, glance.seq));
+        let syn = (flow, glance.ack.wrapping_sub(1));
+        let answers = self.answers.entry(syn).or_default();
+        let others = answers.iter().any(|answer| answer.member != member);
+        let first = !answers.iter().any(|answer| answer.member == member);
+        answers.push(Answer { member, isn: glance.seq, at: now });
         if first && others {
             self.seen.answered_twice += 1;
-            if self.exclusive {
+            if self.syns.get(&syn).is_some_and(|syn| syn.exclusive) {
                 self.violate(now, Some(flow), format!("s{} answered a SYN that another member answered", member + 1));
             }
+        }
+        if let Some(&Refusal { member: other, actives, at }) = self.refused.get(&syn)
+            && actives & (1 << member) != 0
+            && other != member
+            && now.since(at) < REFUSED_LATELY
+        {
+            self.violate(now, Some(flow), format!("s{} answered a SYN that s{} had refused", member + 1, other + 1));
         }
     }
 
     /// A RST to a client that waits for a SYN-ACK ends its attempt: no other member may have accepted it.
-    fn sent_to_syn_sent(&mut self, member: usize, flow: Flow, glance: &Glance, truth: Truth, now: Time) {
+    fn sent_to_syn_sent(
+        &mut self,
+        member: usize,
+        flow: Flow,
+        glance: &Glance,
+        truth: Truth,
+        actives: Members,
+        now: Time,
+    ) {
         if glance.flags.rst() && glance.flags.ack() && glance.ack == truth.iss.wrapping_add(1) {
             self.seen.refusals += 1;
-            let accepted = self.answers.get(&(flow, truth.iss)).is_some_and(|answers| !answers.is_empty());
+            self.refused.insert((flow, truth.iss), Refusal { member, actives, at: now });
+            let accepted = self.answers.get(&(flow, truth.iss)).is_some_and(|answers| {
+                answers.iter().any(|answer| answer.member != member && now.since(answer.at) < ACCEPTED_LATELY)
+            });
             if accepted {
                 self.violate(now, Some(flow), format!("s{} refused a SYN that was accepted", member + 1));
             }
@@ -148,7 +218,8 @@ impl Checks {
 
     fn sent_to_connection(&mut self, member: usize, flow: Flow, glance: &Glance, iss: u32, irs: u32, now: Time) {
         let answers = self.answers.get(&(flow, iss)).map_or(&[][..], Vec::as_slice);
-        let mut owners: Vec<usize> = answers.iter().filter(|(_, isn)| *isn == irs).map(|(owner, _)| *owner).collect();
+        let mut owners: Vec<usize> =
+            answers.iter().filter(|answer| answer.isn == irs).map(|answer| answer.member).collect();
         owners.sort_unstable();
         owners.dedup();
         if owners.len() > 1 {
@@ -161,12 +232,16 @@ impl Checks {
         }
         if self.abandoned && glance.flags.rst() {
             self.seen.orphans += 1;
+            self.orphaned.insert((flow, iss));
             return;
         }
-        let told = self.told.get(&(flow, iss, irs)).is_some_and(|members| members & (1 << member) != 0);
+        let told = self.was_told(member, flow, Truth { iss, irs: Some(irs) });
         let (who, owner) = (member + 1, owners.first().map_or(0, |owner| owner + 1));
-        // An old copy of an earlier SYN came late. Nobody can tell it from a new one; the client is not harmed.
-        let to_old_syn = glance.flags.syn() && glance.ack != iss.wrapping_add(1);
+        // An old copy of an earlier SYN came late, or somebody has spoofed one. Nobody can tell it from a new one; the
+        // client is not harmed.
+        let other_syn =
+            self.syns.get(&(flow, glance.ack.wrapping_sub(1))).filter(|_| glance.ack != iss.wrapping_add(1));
+        let to_old_syn = !glance.flags.rst() && other_syn.is_some_and(|syn| syn.seen_ever_by & (1 << member) != 0);
         if to_old_syn {
             self.seen.old_segments += 1;
         } else if told {
@@ -178,6 +253,27 @@ impl Checks {
         } else {
             self.seen.old_segments += 1;
         }
+    }
+
+    /// baton ends on a member: what it was told, it does not know any more.
+    pub fn forget_member(&mut self, member: usize) {
+        let others = !(1 << member);
+        self.syns.values_mut().for_each(|syn| syn.seen_by &= others);
+        self.told.values_mut().for_each(|members| *members &= others);
+    }
+
+    /// Whether a member has answered one SYN of a connection with several sequence numbers.
+    pub fn answered_anew(&self, member: usize, flow: Flow) -> bool {
+        self.answers.range((flow, 0)..=(flow, u32::MAX)).any(|(_, answers)| {
+            let mut own = answers.iter().filter(|answer| answer.member == member).map(|answer| answer.isn);
+            own.next().is_some_and(|first| own.any(|isn| isn != first))
+        })
+    }
+
+    /// Whether a member was told whose this connection is.
+    pub fn was_told(&self, member: usize, flow: Flow, truth: Truth) -> bool {
+        let told = truth.irs.and_then(|irs| self.told.get(&(flow, truth.iss, irs)));
+        told.is_some_and(|members| members & (1 << member) != 0)
     }
 
     /// A member's worker has taken a turn: frames in are frames out.
@@ -193,7 +289,7 @@ impl Checks {
     /// Whose a connection is; `None`: nobody's, or by chance two members'.
     pub fn owner(&self, flow: Flow, truth: Truth) -> Option<usize> {
         let answers = self.answers.get(&(flow, truth.iss))?;
-        let mut owners = answers.iter().filter(|(_, isn)| Some(*isn) == truth.irs).map(|(owner, _)| *owner);
+        let mut owners = answers.iter().filter(|answer| Some(answer.isn) == truth.irs).map(|answer| answer.member);
         let owner = owners.next()?;
         owners.all(|other| other == owner).then_some(owner)
     }

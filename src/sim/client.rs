@@ -25,6 +25,12 @@ pub struct Plan {
     pub finish: Finish,
     /// Whether segments carry timestamps.
     pub stamped: bool,
+    /// Whether the client closes its direction right after the last request.
+    pub half_close: bool,
+    /// How long data waits to be read: longer than it takes to come, and the window closes.
+    pub slow: Duration,
+    /// After how long a silence the server is asked whether it is still there; never if zero.
+    pub keep_alive: Duration,
 }
 
 /// How a connection ends.
@@ -36,13 +42,25 @@ pub enum Finish {
     Server,
     /// The client ends it by a RST.
     Abort,
+    /// The server ends it by a RST, which may overtake its last answer.
+    ServerAbort,
     /// It stays open.
     Stay,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan { requests: 1, upload: 0, download: 200, think: Duration::ZERO, finish: Finish::Client, stamped: true }
+        Plan {
+            requests: 1,
+            upload: 0,
+            download: 200,
+            think: Duration::ZERO,
+            finish: Finish::Client,
+            stamped: true,
+            half_close: false,
+            slow: Duration::ZERO,
+            keep_alive: Duration::ZERO,
+        }
     }
 }
 
@@ -78,7 +96,12 @@ impl Story {
 
     /// Whether it has failed for good.
     pub fn broke(&self) -> bool {
-        let ended_badly = self.ended.is_some_and(|(_, end)| end != End::Finished && end != End::Aborted);
+        let wanted = |end| match end {
+            End::Finished | End::Aborted => true,
+            End::Reset => self.plan.finish == Finish::ServerAbort,
+            _ => false,
+        };
+        let ended_badly = self.ended.is_some_and(|(_, end)| !wanted(end));
         self.wrong.is_some() || (ended_badly && !self.succeeded())
     }
 }
@@ -96,8 +119,17 @@ pub struct Client {
     pub past: Vec<(Flow, Story)>,
     /// Connections that have ended otherwise than planned, to be judged.
     pub broken: Vec<(Flow, End)>,
-    thoughts: BTreeSet<(Time, Flow)>,
+    thoughts: BTreeSet<(Time, Flow, Thought)>,
     next_port: u16,
+}
+
+/// What a client does after a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Thought {
+    /// The next request.
+    Ask,
+    /// Reading.
+    Read,
 }
 
 impl Client {
@@ -139,7 +171,7 @@ impl Client {
         };
         if let Some(earlier) = self.stories.insert(flow, story) {
             self.past.push((flow, earlier));
-            self.thoughts.retain(|(_, thought)| *thought != flow);
+            self.thoughts.retain(|(_, of, _)| *of != flow);
         }
         self.kernel.connect(flow, plan.stamped, now);
         flow
@@ -147,18 +179,21 @@ impl Client {
 
     /// When [`Client::run`] is wanted.
     pub fn deadline(&self) -> Option<Time> {
-        let thought = self.thoughts.first().map(|(at, _)| *at);
+        let thought = self.thoughts.first().map(|(at, ..)| *at);
         thought.into_iter().chain(self.kernel.deadline()).min()
     }
 
     /// Goes on: timers, thoughts and what the kernel has to tell.
     pub fn run(&mut self, now: Time) {
         self.kernel.wake(now);
-        while let Some(&(at, flow)) = self.thoughts.first()
+        while let Some((at, flow, thought)) = self.thoughts.first().copied()
             && at <= now
         {
-            self.thoughts.remove(&(at, flow));
-            self.ask(flow, now);
+            self.thoughts.remove(&(at, flow, thought));
+            match thought {
+                Thought::Ask => self.ask(flow, now),
+                Thought::Read => self.read(flow, now),
+            }
         }
         while let Some((flow, signal)) = self.kernel.signals.pop_front() {
             self.hear(flow, signal, now);
@@ -182,13 +217,20 @@ impl Client {
                     story.syn_retransmits = socket.retransmits;
                     story.numbers = Some((socket.iss, socket.irs));
                 }
-                if story.plan.requests > 0 {
+                let plan = story.plan;
+                if !plan.keep_alive.is_zero() {
+                    self.kernel.keep_alive(flow, plan.keep_alive, now);
+                }
+                if plan.requests > 0 {
                     self.ask(flow, now);
                 }
             }
+            Signal::Readable if story.plan.slow.is_zero() => self.read(flow, now),
             Signal::Readable => {
-                story.inbox.extend(self.kernel.read(flow, now));
-                self.take_answers(flow, now);
+                let read_at = now + story.plan.slow;
+                if !self.thoughts.iter().any(|(_, of, thought)| (*of, *thought) == (flow, Thought::Read)) {
+                    self.thoughts.insert((read_at, flow, Thought::Read));
+                }
             }
             Signal::Ended(end) => {
                 story.ended = Some((now, end));
@@ -203,9 +245,23 @@ impl Client {
     fn ask(&mut self, flow: Flow, now: Time) {
         let Some(story) = self.stories.get(&flow) else { return };
         let last = story.answered + 1 == story.plan.requests;
-        let after = if last && story.plan.finish == Finish::Server { After::Close } else { After::Stay };
+        let after = match story.plan.finish {
+            Finish::Server if last => After::Close,
+            Finish::ServerAbort if last => After::Abort,
+            _ => After::Stay,
+        };
+        let half_close = last && story.plan.half_close;
         let bytes = request(after, story.plan.upload, story.plan.download);
         self.kernel.send(flow, &bytes, now);
+        if half_close {
+            self.kernel.close(flow, now);
+        }
+    }
+
+    fn read(&mut self, flow: Flow, now: Time) {
+        let Some(story) = self.stories.get_mut(&flow) else { return };
+        story.inbox.extend(self.kernel.read(flow, now));
+        self.take_answers(flow, now);
     }
 
     fn take_answers(&mut self, flow: Flow, now: Time) {
@@ -220,13 +276,13 @@ impl Client {
                 if plan.think.is_zero() {
                     self.ask(flow, now);
                 } else {
-                    self.thoughts.insert((now + plan.think, flow));
+                    self.thoughts.insert((now + plan.think, flow, Thought::Ask));
                 }
             } else {
                 match plan.finish {
                     Finish::Client => self.kernel.close(flow, now),
                     Finish::Abort => drop(self.kernel.destroy(flow, now)),
-                    Finish::Server | Finish::Stay => {}
+                    Finish::Server | Finish::ServerAbort | Finish::Stay => {}
                 }
             }
         }

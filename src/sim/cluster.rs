@@ -8,24 +8,22 @@ use std::time::Duration;
 
 use super::checks::{Checks, Truth};
 use super::client::{Client, Plan};
+use super::clock::START;
 use super::events::Events;
 use super::kernel::{Kernel, Listener, Secrets};
-use super::member::{Daemon, Frame, Machine};
+use super::member::{Birth, Daemon, Frame, Machine, StartError};
 use super::options::Options;
 use super::random::Random;
 use super::segment::Flow;
 use super::service::{PORT, Server};
-use super::shell::{self, Shell};
+use super::state::Watch;
 use super::switch::{Cable, PortIndex, Switch, Way};
 use super::trace::Trace;
 use crate::control::{Control, Event as ControlEvent, Identity};
 use crate::kept;
 use crate::shared::Role;
-use crate::table::TableError;
+use crate::table::VipIndex;
 use crate::time::Time;
-
-/// When runs begin: late enough that a while ago is not before zero.
-const START: Time = Time::from_millis(1_000_000);
 
 /// What will happen.
 enum Event {
@@ -35,8 +33,8 @@ enum Event {
     Arrive(PortIndex, Frame),
     /// A member's worker polls.
     Turn(usize),
-    /// Frames reach a member's host.
-    ToHost(usize, Vec<Frame>),
+    /// Frames reach a member's host, if it has not been booted anew since.
+    ToHost(usize, u64, Vec<Frame>),
     /// A host's timers.
     Host(usize),
     /// A member's control thread.
@@ -94,8 +92,16 @@ pub struct Cluster {
     pub trace: Trace,
     /// What it was made with.
     pub options: Options,
+    /// Whether all that happens to members is planned: roles are handed over then, not lost.
+    pub undisturbed: bool,
+    /// What is waited for.
+    pub watches: Vec<Watch>,
+    /// When each member last heard each other one.
+    heard: Vec<Vec<Time>>,
+    /// Roles as they were told last, by member and virtual IP.
+    roles: Vec<Vec<Role>>,
     stations: Vec<Station>,
-    client_of: BTreeMap<Ipv4Addr, usize>,
+    pub(super) client_of: BTreeMap<Ipv4Addr, usize>,
     events: Events<Event>,
     due: Vec<Due>,
     client_due: Vec<Option<Time>>,
@@ -107,7 +113,7 @@ impl Cluster {
     ///
     /// # Errors
     /// Memory that the system does not give.
-    pub fn new(options: Options) -> Result<Cluster, TableError> {
+    pub fn new(options: Options) -> Result<Cluster, StartError> {
         let mut random = Random::new(options.seed);
         let member = |index| Station::Member(index);
         let stations: Vec<Station> = (0..options.members)
@@ -116,23 +122,24 @@ impl Cluster {
             .chain((0..options.strangers).map(Station::Stranger))
             .collect();
         let vips = options.facts(0).vips;
-        let addresses: Vec<Ipv4Addr> = vips.iter().map(|vip| vip.address).collect();
-        let secrets = |random: &mut Random| Secrets(random.word());
         let machine = |index: usize, random: &mut Random| {
-            let mut kernel = Kernel::new(Options::member_mac(index), &addresses, secrets(random));
-            let server = Server::start(index as u8, &mut kernel, Listener::new(options.backlog, options.cookies));
+            let (kernel, server) = boot(index, &options, random);
             Machine {
                 kernel,
                 server,
                 daemon: None,
                 from_host: Default::default(),
                 plain: options.plain,
-                disturbed: false,
+                booted: START,
+                boots: 0,
+                stopped: vec![Vec::new(); options.vips()],
                 incarnation: 0,
+                leaving: false,
+                left_for_good: false,
             }
         };
         let client = |index: usize, random: &mut Random| {
-            Client::new(Options::client_mac(index), Options::client_address(index), secrets(random))
+            Client::new(Options::client_mac(index), Options::client_address(index), Secrets(random.word()))
         };
         let members: Vec<Machine> = (0..options.members).map(|index| machine(index, &mut random)).collect();
         let clients: Vec<Client> = (0..options.clients).map(|index| client(index, &mut random)).collect();
@@ -143,16 +150,21 @@ impl Cluster {
             client_due: vec![None; clients.len()],
             strangers: (0..options.strangers).map(|_| Stranger::default()).collect(),
             switch: Switch::new(stations.len()),
-            cables: vec![options.cable.clone(); stations.len()],
+            cables: vec![Cable::default(); stations.len()],
             checks: Checks::new(vips.iter().map(|vip| vip.mac).collect()),
             trace: Trace::new(START),
             events: Events::default(),
+            undisturbed: false,
+            watches: Vec::new(),
+            heard: vec![vec![START; options.members]; options.members],
+            roles: vec![vec![Role::default(); options.vips()]; options.members],
             members,
             clients,
             stations,
             options,
             random,
         };
+        cluster.mend();
         if !cluster.options.plain {
             for index in 0..cluster.members.len() {
                 cluster.start(index)?;
@@ -169,23 +181,30 @@ impl Cluster {
     /// Starts baton on a member, with what its host's kernel has.
     ///
     /// # Errors
-    /// Memory that the system does not give.
-    pub fn start(&mut self, index: usize) -> Result<(), TableError> {
+    /// Memory that the system does not give, or connections for which there is no room.
+    pub fn start(&mut self, index: usize) -> Result<(), StartError> {
         self.note(format!("s{} starts", index + 1));
         let (options, now) = (&self.options, self.now);
+        let skew = self.random.skew(options.skew_ppm);
         let machine = &mut self.members[index];
         machine.incarnation += 1;
-        let identity =
-            Identity { boot_id: Options::boot_id(index), incarnation: machine.incarnation, nonce: self.random.word() };
-        let control = options.elected.then(|| Control::new(options.settings(index), identity, now));
-        let shell = Shell::new(control, now);
-        let key = self.random.bytes();
-        let keep_for = kept::keep_for(options.heartbeat, options.missed);
-        let (connections, handshakes) = (options.connections, options.handshakes);
-        let mut daemon = Daemon::new(options.facts(index), key, connections, handshakes, keep_for, shell)?;
-        shell::rebuild(&daemon.member, &machine.kernel, now);
-        daemon.shell.step(ControlEvent::Ready, &daemon.member, now);
-        machine.daemon = Some(daemon);
+        let identity = Identity {
+            boot_id: Options::boot_id(index, machine.boots),
+            incarnation: machine.incarnation,
+            nonce: self.random.word(),
+        };
+        let birth = Birth {
+            facts: options.facts(index),
+            key: self.random.bytes(),
+            connections: options.connections,
+            handshakes: options.handshakes,
+            control: options.elected.then(|| Control::new(options.settings(index), identity, skew.local(now))),
+            keep_for: kept::keep_for(options.heartbeat, options.missed),
+            probed: options.probed,
+            skew,
+        };
+        machine.daemon = Some(Daemon::start(&mut machine.kernel, birth, now)?);
+        (machine.leaving, machine.left_for_good) = (false, false);
         self.wake_member(index);
         Ok(())
     }
@@ -194,15 +213,52 @@ impl Cluster {
     pub fn kill(&mut self, index: usize) {
         self.note(format!("s{} is killed", index + 1));
         self.members[index].daemon = None;
-        self.members[index].disturbed = true;
+        self.gone(index);
+    }
+
+    /// Switches a machine off and on again: its kernel and its service begin anew, baton is not started yet.
+    pub fn reboot(&mut self, index: usize) {
+        self.note(format!("the machine of s{} is rebooted", index + 1));
+        let (kernel, server) = boot(index, &self.options, &mut self.random);
+        let machine = &mut self.members[index];
+        (machine.kernel, machine.server, machine.daemon) = (kernel, server, None);
+        machine.from_host.clear();
+        machine.booted = self.now;
+        machine.boots += 1;
+        self.gone(index);
+    }
+
+    /// baton has ended on a member.
+    fn gone(&mut self, index: usize) {
+        self.checks.forget_member(index);
+        self.roles[index].fill(Role::default());
+    }
+
+    /// A member's service for a virtual IP stops listening, or listens again.
+    pub fn serve(&mut self, index: usize, vip: usize, serving: bool) {
+        let (now, port) = (self.now, Options::port(vip));
+        self.note(format!(
+            "the service of s{} at port {port} {}",
+            index + 1,
+            if serving { "is back" } else { "is gone" }
+        ));
+        let listener = Listener::new(self.options.backlog, self.options.cookies);
+        let machine = &mut self.members[index];
+        if serving {
+            machine.kernel.listen(port, listener);
+        } else {
+            machine.kernel.unlisten(port, now);
+            machine.stopped[vip].push(now);
+        }
+        self.host(index);
     }
 
     /// Stops or continues baton on a member (SIGSTOP, SIGCONT).
     pub fn pause(&mut self, index: usize, paused: bool) {
         self.note(format!("s{} {}", index + 1, if paused { "is stopped" } else { "goes on" }));
-        self.members[index].disturbed = true;
+        let now = self.now;
         if let Some(daemon) = &mut self.members[index].daemon {
-            daemon.paused = paused;
+            daemon.pause(paused, now);
         }
         self.wake_member(index);
     }
@@ -210,16 +266,38 @@ impl Cluster {
     /// Pulls a member's cable, or plugs it in again.
     pub fn plug(&mut self, index: usize, plugged: bool) {
         self.note(format!("s{}'s cable is {}", index + 1, if plugged { "plugged in" } else { "pulled" }));
-        self.members[index].disturbed = true;
         self.cables[index].plug(plugged);
+    }
+
+    /// All cables and the switch as they were at the start.
+    pub fn mend(&mut self) {
+        self.switch.cut.clear();
+        for (port, cable) in self.cables.iter_mut().enumerate() {
+            *cable = self.options.cable.clone();
+            if matches!(self.stations[port], Station::Client(_)) {
+                cable.delay = self.options.client_delay;
+            }
+        }
+    }
+
+    /// A member's service goes on, that read or accepted nothing for a while.
+    pub fn resume(&mut self, index: usize) {
+        let (machine, now) = (&mut self.members[index], self.now);
+        (machine.server.reading, machine.server.accepting) = (true, true);
+        machine.server.resume(&mut machine.kernel, now);
+        self.host(index);
     }
 
     /// Tells a member's control core.
     pub fn tell(&mut self, index: usize, event: ControlEvent<'_>) {
         self.note(format!("s{} is told: {event:?}", index + 1));
-        if let Some(daemon) = &mut self.members[index].daemon {
-            daemon.shell.step(event, &daemon.member, self.now);
+        let machine = &mut self.members[index];
+        machine.leaving |= matches!(event, ControlEvent::Leave { .. });
+        machine.left_for_good |= matches!(event, ControlEvent::Leave { returning: false });
+        if let Some(daemon) = &mut machine.daemon {
+            daemon.tell(event, self.now);
         }
+        self.roles_of(index);
         self.wake_member(index);
     }
 
@@ -231,14 +309,24 @@ impl Cluster {
         }
     }
 
-    /// A member's role for the first virtual IP; of one that does not run, passive.
-    pub fn role(&self, index: usize) -> Role {
-        self.members[index].daemon.as_ref().map_or(Role::default(), |daemon| daemon.member.shared.role(0))
+    /// A member's role for a virtual IP; of one that does not run, passive.
+    pub fn role(&self, index: usize, vip: usize) -> Role {
+        self.members[index].daemon.as_ref().map_or(Role::default(), |daemon| daemon.member.shared.role(vip as VipIndex))
     }
 
     /// The members that are active for the first virtual IP.
     pub fn actives(&self) -> Vec<usize> {
-        (0..self.members.len()).filter(|&index| self.role(index).active).collect()
+        self.actives_of(0)
+    }
+
+    /// The members that are active for a virtual IP.
+    pub fn actives_of(&self, vip: usize) -> Vec<usize> {
+        (0..self.members.len()).filter(|&index| self.role(index, vip).active).collect()
+    }
+
+    /// Which virtual IP a connection is to.
+    pub fn vip_of(&self, flow: Flow) -> Option<usize> {
+        (0..self.options.vips()).find(|&vip| Options::vip_address(vip) == *flow.remote.ip())
     }
 
     /// What a client has of a connection.
@@ -249,18 +337,23 @@ impl Cluster {
         Some(Truth { iss: socket.iss, irs })
     }
 
-    /// A client connects to the service.
+    /// A client connects to the service at the first virtual IP.
     pub fn connect(&mut self, client: usize, plan: Plan) -> Flow {
-        let (service, now) = (self.service(), self.now);
-        let flow = self.clients[client].connect(service, plan, now);
-        self.wake_client(client);
-        flow
+        self.connect_to(client, None, self.service(), plan)
     }
 
     /// A client connects from a port that it may have used before.
     pub fn connect_from(&mut self, client: usize, port: u16, plan: Plan) -> Flow {
-        let (service, now) = (self.service(), self.now);
-        let flow = self.clients[client].connect_from(port, service, plan, now);
+        self.connect_to(client, Some(port), self.service(), plan)
+    }
+
+    /// A client connects, from this port or a new one.
+    pub fn connect_to(&mut self, client: usize, from: Option<u16>, to: SocketAddrV4, plan: Plan) -> Flow {
+        let (now, machine) = (self.now, &mut self.clients[client]);
+        let flow = match from {
+            Some(port) => machine.connect_from(port, to, plan, now),
+            None => machine.connect(to, plan, now),
+        };
         self.wake_client(client);
         flow
     }
@@ -314,7 +407,17 @@ impl Cluster {
         true
     }
 
-    fn note(&mut self, text: String) {
+    /// Adds a line to the trace.
+    pub fn note(&mut self, text: String) {
         self.trace.note(self.now, None, text);
     }
+}
+
+/// A member's machine as it is after booting: its kernel, and the service on it.
+fn boot(index: usize, options: &Options, random: &mut Random) -> (Kernel, Server) {
+    let addresses: Vec<Ipv4Addr> = (0..options.vips()).map(Options::vip_address).collect();
+    let mut kernel = Kernel::new(Options::member_mac(index), &addresses, Secrets(random.word()));
+    let listener = Listener::new(options.backlog, options.cookies);
+    let server = Server::start(index as u8, options.vips(), &mut kernel, &listener);
+    (kernel, server)
 }

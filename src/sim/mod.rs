@@ -18,17 +18,24 @@
 
 pub mod checks;
 pub mod client;
+pub mod clock;
 pub mod cluster;
+pub mod coverage;
 pub mod events;
+pub mod fault;
+pub mod hunt;
 pub mod kernel;
 pub mod member;
 pub mod options;
 pub mod random;
+pub mod run;
 pub mod segment;
 pub mod service;
 pub mod shell;
+pub mod state;
 pub mod switch;
 pub mod trace;
+pub mod workload;
 
 pub use client::{Finish, Plan, Story};
 pub use cluster::Cluster;

@@ -4,9 +4,10 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::kernel::GATEWAY;
+use super::service::PORT;
 use super::switch::Cable;
 use crate::classify::{Facts, VipFacts};
-use crate::config::checked::Key;
+use crate::config::checked::{Key, Rebalance};
 use crate::control::{Name, Settings, VipSettings};
 use crate::frame::Mac;
 
@@ -28,8 +29,16 @@ pub struct Options {
     pub heartbeat: Duration,
     /// Heartbeats missed in a row before a peer counts as dead.
     pub missed: u32,
-    /// How many members are active at once.
+    /// How many members are active at once for the first virtual IP.
     pub actives: u8,
+    /// The same for each further virtual IP. Of these, only the service's port is listed.
+    pub further: Vec<u8>,
+    /// When a better member may take a role over.
+    pub rebalance: Option<Rebalance>,
+    /// Whether members probe their services, one for each virtual IP.
+    pub probed: bool,
+    /// The most by which members' clocks run fast or slow, in millionths; with any, they also show different times.
+    pub skew_ppm: u32,
     /// How long a second active leaves a SYN to the first.
     pub hedge: Duration,
     /// How long a silent owner may be away before its clients are reset.
@@ -48,6 +57,8 @@ pub struct Options {
     pub cookies: bool,
     /// All cables at the start.
     pub cable: Cable,
+    /// How long a frame takes on a client's cable, each way.
+    pub client_delay: Duration,
 }
 
 impl Default for Options {
@@ -60,6 +71,10 @@ impl Default for Options {
             heartbeat: Duration::from_millis(10),
             missed: 3,
             actives: 1,
+            further: Vec::new(),
+            rebalance: None,
+            probed: false,
+            skew_ppm: 0,
             hedge: Duration::from_millis(5),
             orphans_after: Duration::from_secs(2),
             elected: true,
@@ -69,6 +84,7 @@ impl Default for Options {
             backlog: 1024,
             cookies: true,
             cable: Cable::default(),
+            client_delay: Cable::default().delay,
         }
     }
 }
@@ -99,6 +115,13 @@ impl Options {
         Mac([2, 0, 0, 0, 2, index as u8])
     }
 
+    /// Whose heartbeat a frame is.
+    pub fn member_of_heartbeat(frame: &[u8]) -> Option<usize> {
+        let of_member = frame.get(6..11) == Some(&Options::member_mac(0).0[..5]);
+        let heartbeat = frame.get(12..14) == Some(&HEARTBEAT.to_be_bytes());
+        frame.get(11).filter(|_| of_member && heartbeat).map(|&index| index.into())
+    }
+
     /// A client's MAC.
     pub fn client_mac(index: usize) -> Mac {
         Mac([2, 0, 0, 0, 3, index as u8])
@@ -109,30 +132,48 @@ impl Options {
         Mac([2, 0, 0, 0, 4, index as u8])
     }
 
-    /// A machine's boot id.
-    pub fn boot_id(index: usize) -> [u8; 16] {
-        [index as u8 + 1; 16]
+    /// A machine's boot id, after so many boots.
+    pub fn boot_id(index: usize, boots: u64) -> [u8; 16] {
+        let mut id = [index as u8 + 1; 16];
+        id[8..].copy_from_slice(&boots.to_be_bytes());
+        id
+    }
+
+    /// The port of the service at a virtual IP.
+    pub fn port(vip: usize) -> u16 {
+        PORT + vip as u16
+    }
+
+    /// How many virtual IPs there are.
+    pub fn vips(&self) -> usize {
+        1 + self.further.len()
+    }
+
+    /// How many members are active at once for a virtual IP.
+    pub fn actives_of(&self, vip: usize) -> u8 {
+        vip.checked_sub(1).map_or(self.actives, |further| self.further[further])
     }
 
     /// What a member's workers know.
     pub fn facts(&self, index: usize) -> Facts {
-        let vip = VipFacts {
-            address: Options::vip_address(0),
-            mac: Options::virtual_mac(0),
-            ports: Vec::new(),
+        let vip = |vip| VipFacts {
+            address: Options::vip_address(vip),
+            mac: Options::virtual_mac(vip),
+            ports: if vip == 0 { Vec::new() } else { vec![Options::port(vip)] },
             hedge: self.hedge,
             orphans: true,
         };
-        Facts { own_mac: Options::member_mac(index), vips: vec![vip], heartbeat: HEARTBEAT, shared_wire: true }
+        let vips = (0..self.vips()).map(vip).collect();
+        Facts { own_mac: Options::member_mac(index), vips, heartbeat: HEARTBEAT, shared_wire: true }
     }
 
     /// What a member's control core knows.
     pub fn settings(&self, index: usize) -> Settings {
-        let vip = VipSettings {
-            address: Options::vip_address(0).into(),
-            actives: self.actives,
-            rebalance: None,
-            probed: false,
+        let vip = |vip| VipSettings {
+            address: Options::vip_address(vip).into(),
+            actives: self.actives_of(vip),
+            rebalance: self.rebalance,
+            probed: self.probed,
             orphans_after: Some(self.orphans_after),
         };
         Settings {
@@ -143,7 +184,7 @@ impl Options {
             ethertype: HEARTBEAT,
             heartbeat: self.heartbeat,
             missed: self.missed,
-            vips: vec![vip],
+            vips: (0..self.vips()).map(vip).collect(),
             config_hash: [1; 16],
         }
     }

@@ -17,7 +17,7 @@ use super::kernel::{Kernel, Listener, Signal};
 use super::segment::Flow;
 use crate::time::Time;
 
-/// The port of the service.
+/// The port of the service at the first virtual IP; at each further one it is one more.
 pub const PORT: u16 = 80;
 
 /// Bytes of a request's and of an answer's head.
@@ -30,6 +30,8 @@ pub enum After {
     Stay,
     /// It closes first.
     Close,
+    /// It ends the connection by a RST.
+    Abort,
 }
 
 /// `len` bytes of the pattern: no shift of it looks like itself for long.
@@ -64,6 +66,7 @@ pub fn word(head: &[u8], at: usize) -> usize {
 #[derive(Debug)]
 pub struct Server {
     member: u8,
+    ports: std::ops::Range<u16>,
     sessions: BTreeMap<Flow, Vec<u8>>,
     /// False: it accepts no connections, so that the accept queue fills.
     pub accepting: bool,
@@ -76,10 +79,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server that listens.
-    pub fn start(member: u8, kernel: &mut Kernel, listener: Listener) -> Server {
-        kernel.listen(PORT, listener);
-        Server { member, sessions: BTreeMap::new(), accepting: true, reading: true, accepted: 0, served: 0 }
+    /// A server that listens for `vips` virtual IPs.
+    pub fn start(member: u8, vips: usize, kernel: &mut Kernel, listener: &Listener) -> Server {
+        let ports = PORT..PORT + vips as u16;
+        ports.clone().for_each(|port| kernel.listen(port, listener.clone()));
+        Server { member, ports, sessions: BTreeMap::new(), accepting: true, reading: true, accepted: 0, served: 0 }
     }
 
     /// Connections open now.
@@ -91,7 +95,7 @@ impl Server {
     pub fn run(&mut self, kernel: &mut Kernel, now: Time) {
         loop {
             while self.accepting
-                && let Some(flow) = kernel.accept(PORT)
+                && let Some(flow) = self.ports.clone().find_map(|port| kernel.accept(port))
             {
                 self.accepted += 1;
                 self.sessions.insert(flow, Vec::new());
@@ -122,7 +126,7 @@ impl Server {
         }
         inbox.extend(kernel.read(flow, now));
         while inbox.len() >= HEAD && inbox.len() >= HEAD + word(inbox, 4) {
-            let (upload, download, close) = (word(inbox, 4), word(inbox, 8), inbox[0] == After::Close as u8);
+            let (upload, download, after) = (word(inbox, 4), word(inbox, 8), inbox[0]);
             let mut answer = vec![self.member, 0, 0, 0];
             answer.extend(checksum(&inbox[HEAD..HEAD + upload]).to_be_bytes());
             answer.extend((download as u32).to_be_bytes());
@@ -130,8 +134,10 @@ impl Server {
             inbox.drain(..HEAD + upload);
             self.served += 1;
             kernel.send(flow, &answer, now);
-            if close {
+            if after == After::Close as u8 {
                 kernel.close(flow, now);
+            } else if after == After::Abort as u8 {
+                return kernel.abort(flow, now);
             }
         }
         if kernel.socket(flow).is_some_and(|socket| socket.at_end()) {

@@ -1,28 +1,27 @@
 //! The control thread's shell with a simulated kernel: what reaches the control core, and what is done about its
-//! actions, about the workers' requests and about sockets that end.
+//! actions. The table is kept true to the kernel by the code that ships ([`Truth`]).
 
+use std::io;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use super::kernel::{Kernel, Kind};
+use super::options::Options;
 use super::segment::Flow;
 use crate::classify::Facts;
-use crate::control::{Action, Control, Event, Holds, LookUp, Report};
-use crate::shared::Notice;
-use crate::table::{Cursor, Entry, State, Tuple};
+use crate::control::truth::{Ending, Held, Truth};
+use crate::control::{Action, Control, Event, Holds, LookUp, Report, truth};
+use crate::table::{Tuple, VipIndex};
 use crate::time::Time;
 use crate::worker::Member;
 
-/// An entry idle for this long is asked about.
-const IDLE: Duration = Duration::from_secs(60);
+/// The longest between two looks of the control thread, as in `control::thread`.
+const LONGEST_WAIT: Duration = Duration::from_millis(10);
 
-/// Between two looks at a part of the table.
-const SCAN_EVERY: Duration = Duration::from_secs(1);
+/// Between two probes of the local service.
+const PROBE_EVERY: Duration = Duration::from_millis(20);
 
-/// Slots looked at each time.
-const SCAN_SLOTS: usize = 1024;
-
-/// A member's control thread.
+/// A member's control thread. Its times are of the member's own clock.
 pub struct Shell {
     /// The control core; without one, roles are what a test says.
     pub control: Option<Control>,
@@ -30,70 +29,68 @@ pub struct Shell {
     pub reports: Vec<(Time, Report)>,
     /// The process has left.
     pub left: bool,
+    /// Added to the metric, which is the number of connections.
+    pub burden: f64,
     look_ups: Vec<LookUp>,
-    cursor: Cursor,
-    scan_due: Time,
+    truth: Truth,
+    probe_due: Option<Time>,
+    look_due: Time,
 }
 
 impl Shell {
-    /// A shell around a control core.
-    pub fn new(control: Option<Control>, now: Time) -> Shell {
-        Shell {
+    /// A shell around a control core, and a table that has been rebuilt. `probed`: the local services are.
+    pub fn start(control: Option<Control>, probed: bool, truth: Truth, member: &Member, now: Time) -> Shell {
+        let mut shell = Shell {
             control,
             reports: Vec::new(),
             left: false,
+            burden: 0.0,
             look_ups: Vec::new(),
-            cursor: Cursor::default(),
-            scan_due: now + SCAN_EVERY,
-        }
+            truth,
+            probe_due: probed.then_some(now),
+            look_due: now + LONGEST_WAIT,
+        };
+        shell.step(Event::Ready, member, now);
+        shell
     }
 
     /// When [`Shell::run`] is wanted at the latest.
     pub fn deadline(&self) -> Time {
-        self.control.as_ref().map_or(self.scan_due, |control| control.next_tick().min(self.scan_due))
+        let tick = self.control.as_ref().map(Control::next_tick);
+        [tick, self.probe_due].into_iter().flatten().fold(self.look_due, Time::min)
     }
 
     /// Does all that is due.
-    pub fn run(&mut self, member: &Member, kernel: &mut Kernel, now: Time) {
+    pub fn run(&mut self, member: &Member, sockets: &mut Sockets<'_>, now: Time) {
+        self.look_due = now + LONGEST_WAIT;
         while let Some(heartbeat) = member.shared.inbox.pop() {
             self.step(Event::Frame(heartbeat.bytes()), member, now);
         }
-        if self.control.as_ref().is_some_and(|control| control.next_tick() <= now) {
-            self.step(Event::Metric(member.established.len() as f64), member, now);
-            self.step(Event::Tick, member, now);
-        }
-        self.seek_orphans(member, kernel, now);
-        while let Some(Notice::EndSocket(tuple)) = member.shared.notices.pop() {
-            kernel.destroy(flow_of(&member.facts, &tuple), now);
-        }
-        for flow in std::mem::take(&mut kernel.destroyed) {
-            if let Some(tuple) = tuple_of(&member.facts, flow) {
-                let hash = member.established.hash(&tuple);
-                if let Some(entry) = member.established.find(&tuple, hash) {
-                    reconcile(member, kernel, tuple, entry);
-                }
+        if self.probe_due.is_some_and(|due| due <= now) {
+            self.probe_due = Some(now + PROBE_EVERY);
+            for vip in 0..member.facts.vips.len() as VipIndex {
+                let healthy = sockets.kernel.listener(Options::port(vip.into())).is_some();
+                self.step(Event::Health { vip, healthy }, member, now);
             }
         }
-        if self.scan_due <= now {
-            self.scan_due = now + SCAN_EVERY;
-            let mut idle = Vec::new();
-            member.established.scan(&mut self.cursor, SCAN_SLOTS, |tuple, entry| {
-                if entry.idle(now) >= IDLE {
-                    idle.push((tuple, entry));
-                }
-            });
-            idle.into_iter().for_each(|(tuple, entry)| reconcile(member, kernel, tuple, entry));
+        if self.control.as_ref().is_some_and(|control| control.next_tick() <= now) {
+            self.step(Event::Metric(member.established.len() as f64 + self.burden), member, now);
+            self.step(Event::Tick, member, now);
         }
+        self.seek_orphans(member, sockets, now);
+        // The simulated kernel always tells.
+        let told = self.truth.step(&member.shared, &member.established, sockets, now);
+        debug_assert!(told.is_ok());
     }
 
     /// What workers tell of clients that repeat themselves, and what members ask about them.
-    fn seek_orphans(&mut self, member: &Member, kernel: &Kernel, now: Time) {
+    fn seek_orphans(&mut self, member: &Member, sockets: &mut Sockets<'_>, now: Time) {
         while let Some(suspect) = member.shared.suspects.pop() {
             self.step(Event::Suspect(suspect), member, now);
         }
         for look_up in std::mem::take(&mut self.look_ups) {
             let known = member.decider(false, now).may_hold(&look_up.tuple)
-                || kernel.query(flow_of(&member.facts, &look_up.tuple)).is_some();
+                || sockets.kernel.query(flow_of(&member.facts, &look_up.tuple)).is_some();
             let holds = if known { Holds::Mine } else { Holds::NotMine };
             self.step(Event::LookedUp(look_up, holds), member, now);
         }
@@ -119,29 +116,48 @@ impl Shell {
     }
 }
 
-/// Fills the table with what the kernel has.
-pub fn rebuild(member: &Member, kernel: &Kernel, now: Time) {
-    for (flow, kind) in kernel.dump() {
-        let state = match kind {
-            Kind::Live => State::Live,
-            Kind::TimeWait => State::TimeWait,
-            Kind::HalfOpen => continue,
-        };
-        if let Some(tuple) = tuple_of(&member.facts, flow) {
-            // A table that is full is as it would be without a restart.
-            let _ = member.established.insert(&tuple, member.established.hash(&tuple), state, now);
+/// A simulated kernel as the control thread's [`truth`] asks for its sockets.
+pub struct Sockets<'a> {
+    /// The kernel.
+    pub kernel: &'a mut Kernel,
+    /// Which addresses are virtual IPs.
+    pub facts: &'a Facts,
+    /// The kernel's time, which is not the member's.
+    pub now: Time,
+}
+
+impl truth::Kernel for Sockets<'_> {
+    fn dump(&mut self) -> io::Result<Vec<(Tuple, Held)>> {
+        let held = |(flow, kind)| Some((tuple_of(self.facts, flow)?, held(kind)));
+        Ok(self.kernel.dump().filter_map(held).collect())
+    }
+
+    fn query(&mut self, tuple: &Tuple) -> io::Result<Option<Held>> {
+        Ok(self.kernel.query(flow_of(self.facts, tuple)).map(held))
+    }
+
+    fn destroy(&mut self, tuple: &Tuple) -> io::Result<()> {
+        self.kernel.destroy(flow_of(self.facts, tuple), self.now);
+        Ok(())
+    }
+
+    fn endings(&mut self, limit: usize, each: &mut dyn FnMut(Ending)) -> io::Result<()> {
+        let announced = &mut self.kernel.announced;
+        if std::mem::take(&mut announced.lost) {
+            each(Ending::Unknown);
         }
+        let read = limit.min(announced.ended.len());
+        let tuples = announced.ended.drain(..read).filter_map(|flow| tuple_of(self.facts, flow));
+        tuples.for_each(|tuple| each(Ending::Socket(tuple)));
+        Ok(())
     }
 }
 
-/// Makes an entry what an exact query says; nothing if anything happened to it meanwhile.
-fn reconcile(member: &Member, kernel: &Kernel, tuple: Tuple, mut entry: Entry) {
-    match kernel.query(flow_of(&member.facts, &tuple)) {
-        None => drop(member.established.remove(entry)),
-        // A full accept queue, or a new attempt beside an old connection: it is decided soon, one way or the other.
-        Some(Kind::HalfOpen) => {}
-        Some(Kind::TimeWait) => drop(member.established.set_state(&mut entry, State::TimeWait)),
-        Some(Kind::Live) => drop(member.established.set_state(&mut entry, State::Live)),
+fn held(kind: Kind) -> Held {
+    match kind {
+        Kind::HalfOpen => Held::HalfOpen,
+        Kind::Live => Held::Connection,
+        Kind::TimeWait => Held::TimeWait,
     }
 }
 
@@ -156,5 +172,6 @@ pub fn flow_of(facts: &Facts, tuple: &Tuple) -> Flow {
 /// A connection of the host as the table names it, if it is to a virtual IP.
 pub fn tuple_of(facts: &Facts, flow: Flow) -> Option<Tuple> {
     let vip = facts.vips.iter().position(|vip| vip.address == *flow.local.ip())?;
-    Some(Tuple { client: *flow.remote.ip(), client_port: flow.remote.port(), port: flow.local.port(), vip: vip as u8 })
+    let vip = vip as VipIndex;
+    Some(Tuple { client: *flow.remote.ip(), client_port: flow.remote.port(), port: flow.local.port(), vip })
 }

@@ -1,7 +1,7 @@
 //! The switch: an ordinary one, that learns where a source is and floods what it does not know; and the cables, with
 //! all that can be wrong with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::random::Random;
@@ -86,12 +86,14 @@ impl Cable {
 pub struct Switch {
     ports: usize,
     learned: BTreeMap<Mac, PortIndex>,
+    /// Between which ports nothing passes, one way: as if the switch were two, and the cable between them cut.
+    pub cut: BTreeSet<(PortIndex, PortIndex)>,
 }
 
 impl Switch {
     /// One with this many ports.
     pub fn new(ports: usize) -> Switch {
-        Switch { ports, learned: BTreeMap::new() }
+        Switch { ports, learned: BTreeMap::new(), cut: BTreeSet::new() }
     }
 
     /// Where it believes a MAC to be.
@@ -113,6 +115,9 @@ impl Switch {
             self.learned.insert(header.source, port);
         }
         let all = if header.is_some() { self.ports } else { 0 };
-        (0..all).filter(move |&out| out != port && to.is_none_or(|to| to == out))
+        let passes = |&out: &PortIndex| {
+            out != port && to.is_none_or(|to| to == out) && (self.cut.is_empty() || !self.cut.contains(&(port, out)))
+        };
+        (0..all).filter(passes).collect::<Vec<_>>().into_iter()
     }
 }

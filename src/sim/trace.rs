@@ -12,7 +12,7 @@ use crate::time::Time;
 const LINES: usize = 1 << 16;
 
 /// Lines told of one connection.
-const TOLD: usize = 120;
+const TOLD: usize = 300;
 
 /// A machine, as a trace names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

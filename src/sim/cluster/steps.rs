@@ -4,12 +4,19 @@ use std::time::Duration;
 
 use super::{Cluster, Event, Station};
 use crate::sim::checks::Truth;
-use crate::sim::kernel::End;
+use crate::sim::kernel::{Announced, End};
 use crate::sim::member::Frame;
+use crate::sim::options::Options;
 use crate::sim::segment::Flow;
 use crate::sim::switch::{PortIndex, Way};
 use crate::sim::trace::{Glance, Place};
 use crate::time::Time;
+
+/// How long a service may take to accept a connection.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Between a heartbeat's arrival and its being read, and what clocks differ by.
+const LATE: Duration = Duration::from_millis(30);
 
 /// The longest until a worker polls, a thread wakes, a kernel takes a frame: enough for things to overlap.
 const POLL: Duration = Duration::from_micros(20);
@@ -26,11 +33,14 @@ impl Cluster {
                 outs.into_iter().for_each(|out| self.cross(out, Way::Out, Frame::clone(&frame)));
             }
             Event::Arrive(port, frame) => self.arrive(port, frame),
-            Event::ToHost(index, frames) => {
-                for frame in frames {
-                    self.members[index].kernel.receive(&frame, at);
+            Event::ToHost(index, boots, frames) => {
+                if self.members[index].boots == boots {
+                    for frame in &frames {
+                        self.members[index].kernel.receive(frame, at);
+                    }
+                    self.host(index);
+                    self.look(index, &frames);
                 }
-                self.host(index);
             }
             // An earlier time was set since: that event came, or will.
             Event::Turn(index) if self.due[index].turn != Some(at) => {}
@@ -112,7 +122,13 @@ impl Cluster {
     /// A member's worker takes a turn.
     fn turn(&mut self, index: usize) {
         let machine = &mut self.members[index];
+        let boots = machine.boots;
         let Some(daemon) = machine.daemon.as_mut().filter(|daemon| !daemon.paused) else { return };
+        for frame in daemon.next_burst() {
+            if let Some(peer) = Options::member_of_heartbeat(frame) {
+                self.heard[index][peer] = self.now;
+            }
+        }
         for glance in daemon.next_burst().filter_map(|frame| Glance::at(frame)) {
             self.checks.received(index, &glance);
             if self.client_of.contains_key(glance.flow.local.ip()) {
@@ -131,7 +147,7 @@ impl Cluster {
         if !sent.to_host.is_empty() {
             let at = self.due[index].to_host.max(self.now + self.random.up_to(POLL));
             self.due[index].to_host = at;
-            self.events.push(at, Event::ToHost(index, sent.to_host));
+            self.events.push(at, Event::ToHost(index, boots, sent.to_host));
         }
         if let Some(due) = due {
             self.schedule_turn(index, due);
@@ -145,23 +161,32 @@ impl Cluster {
     fn leave(&mut self, index: usize, frame: Frame) {
         let glance = Glance::at(&frame);
         let seen = glance.as_ref().map(|glance| (glance, self.truth(glance.flow.reversed())));
-        self.checks.abandoned = seen.is_some_and(|(glance, truth)| self.is_abandoned(glance.flow.reversed(), truth));
-        self.checks.sent(index, &frame, seen, self.now);
+        let refuses = glance.as_ref().is_some_and(|glance| glance.flags.rst());
+        let vip = glance.as_ref().filter(|_| refuses).and_then(|glance| self.vip_of(glance.flow.reversed()));
+        let actives =
+            vip.map_or(0, |vip| self.actives_of(vip).into_iter().fold(0, |actives, member| actives | 1 << member));
+        self.checks.abandoned =
+            refuses && seen.is_some_and(|(glance, truth)| self.is_abandoned(index, glance.flow.reversed(), truth));
+        self.checks.sent(index, &frame, seen, actives, self.now);
         if let Some(glance) = glance
             && self.client_of.contains_key(glance.flow.remote.ip())
         {
             self.trace.sent(self.now, Place::Member(index), glance.flow.reversed(), glance);
         }
+        self.look(index, std::slice::from_ref(&frame));
         self.cross(index, Way::In, frame);
     }
 
-    /// Whether a client's connection has no end any more: its owner cannot be heard, or its kernel has forgotten it.
-    fn is_abandoned(&self, flow: Flow, truth: Option<Truth>) -> bool {
+    /// Whether a RST of this member to a client is right, though the client's connection is another's: that one's kernel
+    /// has forgotten it, it has left for good, or this member has not heard it for long.
+    fn is_abandoned(&self, member: usize, flow: Flow, truth: Option<Truth>) -> bool {
         let owner = truth.and_then(|truth| self.checks.owner(flow, truth));
         owner.is_some_and(|owner| {
             let machine = &self.members[owner];
-            let runs = machine.daemon.as_ref().is_some_and(|daemon| !daemon.paused);
-            !runs || !self.cables[owner].inward || machine.kernel.query(flow.reversed()).is_none()
+            let silent = self.now.since(self.heard[member][owner]);
+            machine.kernel.query(flow.reversed()).is_none()
+                || (machine.daemon.is_none() && machine.left_for_good)
+                || silent + LATE >= self.options.orphans_after
         })
     }
 
@@ -170,9 +195,9 @@ impl Cluster {
         let (now, machine) = (self.now, &mut self.members[index]);
         machine.server.run(&mut machine.kernel, now);
         let frames = std::mem::take(&mut machine.kernel.frames);
-        let (plain, runs, ended) = (machine.plain, machine.daemon.is_some(), !machine.kernel.destroyed.is_empty());
+        let (plain, runs, ended) = (machine.plain, machine.daemon.is_some(), !machine.kernel.announced.is_empty());
         if plain {
-            machine.kernel.destroyed.clear();
+            machine.kernel.announced = Announced::default();
             frames.into_iter().for_each(|frame| self.leave(index, frame.into()));
         } else if runs {
             machine.from_host.extend(frames.into_iter().map(Frame::from));
@@ -185,7 +210,7 @@ impl Cluster {
         } else {
             // The device behind which nobody is has no carrier; nobody hears the announcements.
             machine.from_host.clear();
-            machine.kernel.destroyed.clear();
+            machine.kernel.announced = Announced::default();
         }
         if let Some(at) = self.members[index].kernel.deadline().map(|at| at.max(now))
             && self.due[index].host.is_none_or(|due| at < due)
@@ -198,14 +223,47 @@ impl Cluster {
     fn shell(&mut self, index: usize) {
         let machine = &mut self.members[index];
         let Some(daemon) = machine.daemon.as_mut().filter(|daemon| !daemon.paused) else { return };
-        let was = daemon.member.shared.role(0);
-        daemon.shell.run(&daemon.member, &mut machine.kernel, self.now);
-        let role = daemon.member.shared.role(0);
-        if role != was {
-            self.note(format!("s{} becomes {role:?}", index + 1));
-            self.schedule_turn(index, Duration::ZERO);
+        daemon.run_shell(&mut machine.kernel, self.now);
+        if daemon.shell.left {
+            self.note(format!("s{} has left", index + 1));
+            // Its last words are sent before it ends.
+            self.turn(index);
+            self.members[index].daemon = None;
+            self.gone(index);
         }
+        self.roles_of(index);
         self.wake_member(index);
+    }
+
+    /// Notes what has changed of a member's roles.
+    pub(super) fn roles_of(&mut self, index: usize) {
+        for vip in 0..self.options.vips() {
+            let role = self.role(index, vip);
+            let was = std::mem::replace(&mut self.roles[index][vip], role);
+            if role == was {
+                continue;
+            }
+            self.schedule_turn(index, Duration::ZERO);
+            let address = Options::vip_address(vip);
+            if role.active {
+                let refuses = if role.may_refuse { ", refuses" } else { "" };
+                self.note(format!("s{} is active for {address}, rank {}{refuses}", index + 1, role.rank));
+            } else {
+                self.note(format!("s{} is passive for {address}", index + 1));
+                self.check_served(vip);
+            }
+        }
+    }
+
+    /// As long as members only hand roles over, somebody is active at every moment.
+    fn check_served(&mut self, vip: usize) {
+        if self.undisturbed
+            && self.actives_of(vip).is_empty()
+            && self.members.iter().any(|machine| machine.is_fit(vip, self.now))
+        {
+            let address = Options::vip_address(vip);
+            self.checks.violate(self.now, None, format!("nobody is active for {address} during a handover"));
+        }
     }
 
     fn client(&mut self, index: usize) {
@@ -229,9 +287,27 @@ impl Cluster {
         let story = self.clients[client].stories.get(&flow);
         let Some((iss, irs)) = story.and_then(|story| story.numbers) else { return };
         let owner = self.checks.owner(flow, Truth { iss, irs: Some(irs) });
-        if let Some(owner) = owner.filter(|&owner| !self.members[owner].disturbed) {
+        if let Some(owner) = owner.filter(|&owner| !self.may_end(client, flow, owner)) {
             self.checks.violate(self.now, Some(flow), format!("a connection of s{} broke: {end:?}", owner + 1));
         }
+    }
+
+    /// Whether something has happened to a connection's owner that the connection need not outlive: its machine was
+    /// rebooted, its service had stopped before it accepted the connection, the connection rested on a SYN cookie,
+    /// of which neither its host nor baton keeps anything that a restart or a reset could leave, or it was silent for so
+    /// long that its clients were told.
+    pub fn may_end(&self, client: usize, flow: Flow, owner: usize) -> bool {
+        let Some(story) = self.clients[client].stories.get(&flow) else { return true };
+        let machine = &self.members[owner];
+        let stops = self.vip_of(flow).map_or(&[][..], |vip| &machine.stopped[vip]);
+        let accepted_by = story.connected.map_or(self.now, |connected| connected + ACCEPTED_WITHIN);
+        let unproven = story.answered == 0
+            && story.numbers.is_some_and(|(_, irs)| machine.kernel.sent_cookie(flow.reversed(), irs));
+        let reset = story.numbers.is_some_and(|(iss, _)| self.checks.orphaned.contains(&(flow, iss)));
+        unproven
+            || reset
+            || machine.booted > story.begun
+            || stops.iter().any(|&at| at >= story.begun && at <= accepted_by)
     }
 
     /// After something has been done to a client from outside.
@@ -249,7 +325,7 @@ impl Cluster {
     /// After something has been done to a member from outside.
     pub(super) fn wake_member(&mut self, index: usize) {
         let Some(daemon) = self.members[index].daemon.as_ref().filter(|daemon| !daemon.paused) else { return };
-        let (waits, deadline) = (daemon.has_work(), daemon.shell.deadline());
+        let (waits, deadline) = (daemon.has_work(), daemon.shell_due());
         if waits {
             self.schedule_turn(index, Duration::ZERO);
         }

@@ -44,8 +44,12 @@ impl Listener {
         self.waiting.pop_front()
     }
 
+    pub(super) fn has(&self, flow: Flow) -> bool {
+        self.waiting.contains(&flow)
+    }
+
     /// Linux: `sk_acceptq_is_full`.
-    fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.waiting.len() > self.backlog
     }
 }
@@ -54,6 +58,12 @@ impl Kernel {
     /// A port's listener.
     pub fn listener(&self, port: u16) -> Option<&Listener> {
         self.listeners.get(&port)
+    }
+
+    /// Whether a SYN of this connection was answered with this cookie: then only a segment right after the SYN proves
+    /// it, and Linux resets the connection if another one arrives first.
+    pub fn sent_cookie(&self, flow: Flow, isn: u32) -> bool {
+        self.cookies.contains(&(flow, isn))
     }
 
     /// A segment without a socket of its own. `isn`: the one that a TIME_WAIT wants for its successor.
@@ -90,6 +100,7 @@ impl Kernel {
         if crowded {
             listener.cookie_sent = Some(now);
             let isn = secrets.cookie(flow, syn.seq, now);
+            self.cookies.insert((flow, isn));
             let mut answer = Segment::bare(Flags::SYN | Flags::ACK, isn, syn.seq.wrapping_add(1));
             answer.window = u16::MAX;
             answer.timestamps = syn

@@ -18,6 +18,7 @@ mod time_wait;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use crate::frame::Mac;
 use crate::frame::ethernet::{self, Ethernet};
@@ -30,6 +31,9 @@ use request::Request;
 pub use secrets::Secrets;
 pub use socket::{Fate, Socket, State};
 use time_wait::TimeWait;
+
+/// Announcements that a reader's buffer holds.
+const ANNOUNCED_MAX: usize = 256;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,7 +106,7 @@ impl Entry {
     fn timer(&self) -> Option<Time> {
         match self {
             Entry::Request(request) => Some(request.timer),
-            Entry::Socket(socket) => socket.timer,
+            Entry::Socket(socket) => socket.deadline(),
             Entry::TimeWait(bucket) => Some(bucket.until),
         }
     }
@@ -119,6 +123,10 @@ pub struct Kernel {
     timers: BTreeSet<(Time, Flow)>,
     armed: BTreeMap<Flow, Time>,
     listeners: BTreeMap<u16, Listener>,
+    /// What sockets that are gone had received, and nobody has read.
+    unread: BTreeMap<Flow, Vec<u8>>,
+    /// Cookies sent, with the connections they were for: no kernel remembers them, but a judge has to.
+    cookies: BTreeSet<(Flow, u32)>,
     sent: Vec<(Flow, Segment)>,
     /// Frames to be sent.
     pub frames: Vec<Vec<u8>>,
@@ -126,7 +134,31 @@ pub struct Kernel {
     pub signals: VecDeque<(Flow, Signal)>,
     /// Sockets that have ended, as `sock_diag` announces them (`sock_diag_broadcast_destroy`: at the end of a socket,
     /// also where a TIME_WAIT is left; not of requests, not of TIME_WAITs).
-    pub destroyed: Vec<Flow>,
+    pub announced: Announced,
+}
+
+/// Announcements that nobody has read yet.
+#[derive(Debug, Default)]
+pub struct Announced {
+    /// Oldest first.
+    pub ended: VecDeque<Flow>,
+    /// Whether there were more than the reader's buffer holds (netlink: `ENOBUFS`).
+    pub lost: bool,
+}
+
+impl Announced {
+    /// Whether there is anything to read.
+    pub fn is_empty(&self) -> bool {
+        self.ended.is_empty() && !self.lost
+    }
+
+    fn push(&mut self, flow: Flow) {
+        if self.ended.len() < ANNOUNCED_MAX {
+            self.ended.push_back(flow);
+        } else {
+            self.lost = true;
+        }
+    }
 }
 
 impl Kernel {
@@ -140,10 +172,12 @@ impl Kernel {
             timers: BTreeSet::new(),
             armed: BTreeMap::new(),
             listeners: BTreeMap::new(),
+            unread: BTreeMap::new(),
+            cookies: BTreeSet::new(),
             sent: Vec::new(),
             frames: Vec::new(),
             signals: VecDeque::new(),
-            destroyed: Vec::new(),
+            announced: Announced::default(),
         }
     }
 
@@ -152,8 +186,12 @@ impl Kernel {
         self.listeners.insert(port, listener);
     }
 
-    /// Closes a listener (Linux: `inet_csk_listen_stop`): its requests are gone, SYNs to its port are refused.
-    pub fn unlisten(&mut self, port: u16) {
+    /// Closes a listener (Linux: `inet_csk_listen_stop`): its requests are gone, connections that nobody has accepted
+    /// are reset, SYNs to its port are refused.
+    pub fn unlisten(&mut self, port: u16, now: Time) {
+        while let Some(flow) = self.accept(port) {
+            self.destroy(flow, now);
+        }
         self.listeners.remove(&port);
         let of_port = |(flow, entry): (&Flow, &Entry)| {
             (flow.local.port() == port && matches!(entry, Entry::Request(_))).then_some(*flow)
@@ -170,6 +208,7 @@ impl Kernel {
     /// Begins a connection; one that this machine had with the same ends is forgotten without a word.
     pub fn connect(&mut self, flow: Flow, stamped: bool, now: Time) {
         self.forget(flow);
+        self.unread.remove(&flow);
         let socket = Socket::connect(flow, stamped, &mut self.context(now));
         self.entries.insert(flow, Entry::Socket(Box::new(socket)));
         self.after(flow, now);
@@ -189,9 +228,10 @@ impl Kernel {
         }
     }
 
-    /// Reads what has arrived.
+    /// Reads what has arrived, also after the end.
     pub fn read(&mut self, flow: Flow, now: Time) -> Vec<u8> {
-        self.with_socket(flow, now, |socket, cx| socket.read(cx)).unwrap_or_default()
+        let read = self.with_socket(flow, now, |socket, cx| socket.read(cx));
+        read.or_else(|| self.unread.remove(&flow)).unwrap_or_default()
     }
 
     /// Sends data.
@@ -216,6 +256,20 @@ impl Kernel {
         known
     }
 
+    /// Ends a connection as an application does that closes it with an `SO_LINGER` of 0. It is announced without its
+    /// client's address, which tells nothing.
+    pub fn abort(&mut self, flow: Flow, now: Time) {
+        if self.with_socket(flow, now, |socket, cx| socket.abort(cx)).is_some() {
+            self.forget(flow);
+            self.signals.push_back((flow, Signal::Ended(End::Aborted)));
+        }
+    }
+
+    /// Has a socket ask its peer, after this long without a word from it, whether it is still there (`SO_KEEPALIVE`).
+    pub fn keep_alive(&mut self, flow: Flow, every: Duration, now: Time) {
+        self.with_socket(flow, now, |socket, cx| socket.keep_alive(every, cx));
+    }
+
     /// What there is of a connection, asked for exactly.
     pub fn query(&self, flow: Flow) -> Option<Kind> {
         self.entries.get(&flow).map(kind)
@@ -224,6 +278,19 @@ impl Kernel {
     /// All connections.
     pub fn dump(&self) -> impl Iterator<Item = (Flow, Kind)> {
         self.entries.iter().map(|(flow, entry)| (*flow, kind(entry)))
+    }
+
+    /// The client's initial sequence number of a request.
+    pub fn request(&self, flow: Flow) -> Option<u32> {
+        match self.entries.get(&flow)? {
+            Entry::Request(request) => Some(request.client_isn),
+            _ => None,
+        }
+    }
+
+    /// Whether a connection waits to be accepted.
+    pub fn is_queued(&self, flow: Flow) -> bool {
+        self.listeners.get(&flow.local.port()).is_some_and(|listener| listener.has(flow))
     }
 
     /// When [`Kernel::wake`] is wanted.
@@ -323,8 +390,11 @@ impl Kernel {
     }
 
     fn end(&mut self, flow: Flow, end: End) {
+        if let Some(Entry::Socket(socket)) = self.entries.get_mut(&flow) {
+            self.unread.insert(flow, socket.leave());
+        }
         self.forget(flow);
-        self.destroyed.push(flow);
+        self.announced.push(flow);
         self.signals.push_back((flow, Signal::Ended(end)));
     }
 

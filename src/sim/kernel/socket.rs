@@ -87,7 +87,9 @@ pub struct Socket {
     syn_first: u32,
     limit: ChallengeLimit,
     /// When the next timer runs out.
-    pub timer: Option<Time>,
+    timer: Option<Time>,
+    /// How long the peer may be silent before it is asked, and when it is.
+    keep_alive: Option<(Duration, Time)>,
 }
 
 impl Socket {
@@ -118,6 +120,7 @@ impl Socket {
             syn_first: 0,
             limit: ChallengeLimit::default(),
             timer: None,
+            keep_alive: None,
         }
     }
 
@@ -160,6 +163,31 @@ impl Socket {
         self.recent
     }
 
+    /// When [`Socket::timeout`] is wanted.
+    pub fn deadline(&self) -> Option<Time> {
+        self.timer.into_iter().chain(self.keep_alive.map(|(_, at)| at)).min()
+    }
+
+    /// Whether something is on its way that the peer has not acknowledged, or waits to be sent.
+    pub fn is_sending(&self) -> bool {
+        self.una != self.nxt || !self.buffer.is_empty()
+    }
+
+    /// Whether the peer's window or ours is closed, with data waiting for it to open.
+    pub fn is_stalled(&self) -> bool {
+        (self.peer_window < MSS as u32 && !self.buffer.is_empty()) || usize::from(self.window()) < MSS
+    }
+
+    /// Which directions were closed: by us, by the peer.
+    pub fn closed(&self) -> (bool, bool) {
+        (self.closing, self.inbox.closed)
+    }
+
+    /// Asks the peer after each silence of this length whether it is still there.
+    pub fn keep_alive(&mut self, every: Duration, cx: &mut Context<'_>) {
+        self.keep_alive = Some((every, cx.clock.now + every));
+    }
+
     /// Whether the handshake is over.
     pub fn is_synchronized(&self) -> bool {
         self.state != State::SynSent
@@ -168,6 +196,11 @@ impl Socket {
     /// Whether the peer has closed and all it sent was read.
     pub fn at_end(&self) -> bool {
         self.inbox.at_end()
+    }
+
+    /// What has arrived and was not read, of a socket that is gone.
+    pub fn leave(&mut self) -> Vec<u8> {
+        self.inbox.take()
     }
 
     /// What has arrived and was not read yet. Tells the peer if the window opens by it.
@@ -207,6 +240,9 @@ impl Socket {
 
     /// A segment for it.
     pub fn receive(&mut self, segment: Segment, cx: &mut Context<'_>) -> Fate {
+        if let Some((every, at)) = &mut self.keep_alive {
+            *at = cx.clock.now + *every;
+        }
         if self.state == State::SynSent {
             return self.receive_in_syn_sent(&segment, cx);
         }

@@ -58,8 +58,23 @@ impl Socket {
         }
     }
 
-    /// The timer has run out.
+    /// A timer has run out.
     pub fn timeout(&mut self, cx: &mut Context<'_>) -> Fate {
+        let now = cx.clock.now;
+        if let Some((every, at)) = &mut self.keep_alive
+            && *at <= now
+        {
+            *at = now + *every;
+            if self.is_synchronized() && !self.is_sending() && !self.fin_sent {
+                // A sequence number that the peer has had (Linux: tcp_write_wakeup).
+                let probe = self.segment(Flags::ACK, self.nxt.wrapping_sub(1), cx);
+                cx.sent.push((self.flow, probe));
+            }
+        }
+        if self.timer.is_some_and(|at| at <= now) { self.retransmission_timeout(cx) } else { Fate::Lives }
+    }
+
+    fn retransmission_timeout(&mut self, cx: &mut Context<'_>) -> Fate {
         self.timer = None;
         if self.state == State::FinWait2 {
             return Fate::Ends(End::Finished);
