@@ -38,8 +38,9 @@ impl Decider<'_> {
         let known = self.established.find(tuple, hash);
         match known {
             Some(entry) if flags.rst() && entry.state() == State::TimeWait => {
-                // A TIME_WAIT only ever acknowledges (Linux: `tcp_timewait_state_process`). So it is gone, and what the
-                // host takes for a stray may be another member's: we may have missed the SYN of it.
+                // A TIME_WAIT only ever acknowledges (Linux: `tcp_timewait_state_process`), and a client that has sent a RST
+                // says no more. So the socket is gone, and what the host takes for a stray may be another member's: we
+                // may have missed the SYN of it.
                 self.established.remove(entry);
                 Verdict::Drop(DropReason::StrayReset)
             }
@@ -74,6 +75,7 @@ impl Decider<'_> {
         match stage {
             Some(Stage::Admitted | Stage::Confirmed) => Verdict::ToWire,
             Some(Stage::Lost) if broken(Rule::LostStaysLost) => Verdict::ToWire,
+            Some(Stage::Lost) if broken(Rule::HalfOpenCleared) => Verdict::Drop(DropReason::LostRace),
             // Its half-open socket is still there: the RST that was to clear it came before it, or never.
             Some(Stage::Lost) => Verdict::ClearHalfOpen(*tuple, client_isn, DropReason::LostRace),
             Some(Stage::Seen | Stage::Answered) | None => Verdict::Drop(DropReason::NoConnection),

@@ -84,6 +84,11 @@ impl Decider<'_> {
             return Verdict::Drop(DropReason::UnfinishedChecksum);
         }
         self.established.touch(&mut entry, self.now);
+        if segment.flags().rst() {
+            // From here on our host may have nothing of it. What it would reset then may be another member's: the client may
+            // have begun anew there while we did not hear (see `reply`).
+            self.established.set_state(&mut entry, State::TimeWait);
+        }
         Verdict::ToHost
     }
 
