@@ -196,6 +196,13 @@ impl Lab {
         out
     }
 
+    /// Frames from the wire and from the host that come in one turn.
+    pub fn burst(&mut self, wire: &[Vec<u8>], host: &[Vec<u8>]) -> Out {
+        self.worker.wire.arrived.extend(wire.iter().map(|frame| MemoryBuffer::new(frame)));
+        self.worker.host.arrived.extend(host.iter().map(|frame| MemoryBuffer::new(frame)));
+        self.turn()
+    }
+
     /// A segment of the client at 10.0.0.1:40000.
     pub fn client(&mut self, flags: u8, seq: u32, ack: u32) -> Out {
         self.client_with(flags, seq, ack, &[], &[])
@@ -231,4 +238,16 @@ impl Lab {
         self.client(ACK, client.wrapping_add(1), server.wrapping_add(1)).to_host();
         assert_eq!(self.member.established.len(), 1);
     }
+}
+
+/// A segment of the client at 10.0.0.1 and this port.
+pub fn client_frame(port: u16, flags: u8, seq: u32, ack: u32, data: &[u8]) -> Vec<u8> {
+    let source = ([10, 0, 0, 1].into(), port);
+    tcp_frame(&TcpFrame { flags, seq, ack, data, source, to: VMAC, ..TcpFrame::default() })
+}
+
+/// A segment of the host to that client.
+pub fn host_frame(port: u16, flags: u8, seq: u32, ack: u32, data: &[u8]) -> Vec<u8> {
+    let (source, destination) = (([10, 0, 0, 100].into(), 80), ([10, 0, 0, 1].into(), port));
+    tcp_frame(&TcpFrame { flags, seq, ack, data, source, destination, to: CLIENT, from: OWN, ..TcpFrame::default() })
 }
