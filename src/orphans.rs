@@ -20,7 +20,7 @@
 use crate::frame::Mac;
 use crate::frame::tcp::Segment;
 use crate::sync::{AtomicU64, Ordering};
-use crate::table::{Hash, Tuple};
+use crate::table::{Hash, Tuple, prefetch};
 use crate::time::Time;
 
 /// How often a client must have repeated itself, each time after a longer gap.
@@ -285,6 +285,14 @@ impl Suspicions {
     fn bucket(&self, hash: Hash) -> &Bucket {
         // The lower half of the hash: the upper one chose the lines that were looked at before.
         &self.buckets[(((hash.bits() & 0xffff_ffff) * self.buckets.len() as u64) >> 32) as usize]
+    }
+
+    /// Asks the CPU for the lines that a client's segment leads to.
+    #[inline]
+    pub fn prefetch(&self, hash: Hash) {
+        let bucket = self.bucket(hash);
+        prefetch(&bucket.0[0]);
+        prefetch(&bucket.0[2]);
     }
 
     /// A client's segment, without SYN, of no connection here. Returns what it is suspected of once it has repeated

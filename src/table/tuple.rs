@@ -22,6 +22,9 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// Of no connection.
+    pub const NONE: Tuple = Tuple { client: Ipv4Addr::UNSPECIFIED, client_port: 0, port: 0, vip: 0 };
+
     /// All but the VIP in one word: client 32 bits, client port 16, port 16, from the top. With the VIP's 8 bits
     /// beside it this is the whole tuple, so comparing both is exact.
     #[inline]
