@@ -138,18 +138,14 @@ impl Stages {
     fn parse<B: Buffer>(&mut self, facts: &Facts, burst: &Burst<B>, direction: Direction) -> (usize, u64) {
         let (mut segments, mut plain) = (0, 0);
         for (index, buffer) in burst.iter().enumerate() {
-            let frame = buffer.bytes();
+            let (frame, tuple) = (buffer.bytes(), &mut self.tuples[segments]);
             let class = match direction {
                 _ if !buffer.is_whole() => Class::Drop(DropReason::Oversize),
-                Direction::FromWire => classify::from_wire(frame, facts),
-                Direction::FromHost => classify::from_host(frame, facts),
+                Direction::FromWire => classify::from_wire(frame, facts, tuple),
+                Direction::FromHost => classify::from_host(frame, facts, tuple),
             };
             self.classes[index] = class;
             if let Class::Tcp(place) = class {
-                self.tuples[segments] = match direction {
-                    Direction::FromWire => place.tuple_from_wire(frame),
-                    Direction::FromHost => place.tuple_from_host(frame),
-                };
                 plain |= u64::from(place.plain) << segments;
                 (self.frame_of[segments], self.segment_of[index]) = (index as u8, segments as u8);
                 segments += 1;

@@ -112,10 +112,8 @@ impl Established {
     /// The hashes of a burst's tuples, and their lines on the way.
     #[inline]
     pub fn hash_and_prefetch(&self, tuples: &[Tuple], hashes: &mut [Hash]) {
-        for (tuple, hash) in tuples.iter().zip(hashes) {
-            *hash = self.hasher.hash(tuple);
-            self.prefetch(*hash);
-        }
+        self.hasher.hash_burst(tuples, hashes);
+        hashes.iter().for_each(|hash| self.prefetch(*hash));
     }
 
     /// [`find`](Established::find) for a burst of up to 64, some time after

@@ -9,14 +9,17 @@ pub type VipIndex = u8;
 pub const MAX_VIPS: usize = 256;
 
 /// A connection's client and the virtual IP and port it talks to. Exact: two connections never share one.
+///
+/// In this order its first eight bytes are the key, on the machines that matter: one load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
 pub struct Tuple {
-    /// The client's address.
-    pub client: Ipv4Addr,
-    /// The client's TCP port.
-    pub client_port: u16,
     /// The TCP port at the virtual IP.
     pub port: u16,
+    /// The client's TCP port.
+    pub client_port: u16,
+    /// The client's address.
+    pub client: Ipv4Addr,
     /// The virtual IP.
     pub vip: VipIndex,
 }
