@@ -116,6 +116,7 @@ impl Default for Stages {
 impl Stages {
     /// The stages before decisions: parse; hash, and ask for the lines where entries are; look up, and ask for the
     /// lines that what was not found leads to.
+    #[inline(always)] // For which CPUs, the caller says.
     fn prepare<B: Buffer>(&mut self, member: &Member, burst: &Burst<B>, direction: Direction, now: Time) {
         let (segments, plain) = self.parse(&member.facts, burst, direction);
         let (tuples, hashes) = (&self.tuples[..segments], &mut self.hashes[..segments]);
@@ -134,7 +135,7 @@ impl Stages {
     }
 
     /// Classifies; returns how many segments there are, and which of them are plain, bit by bit.
-    #[inline]
+    #[inline(always)]
     fn parse<B: Buffer>(&mut self, facts: &Facts, burst: &Burst<B>, direction: Direction) -> (usize, u64) {
         let (mut segments, mut plain) = (0, 0);
         for (index, buffer) in burst.iter().enumerate() {
@@ -153,6 +154,12 @@ impl Stages {
         }
         (segments, plain)
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_modern() -> bool {
+    use std::is_x86_feature_detected as has;
+    has!("avx2") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("movbe") && has!("popcnt")
 }
 
 /// The numbers of the bits that are set.
@@ -189,6 +196,9 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
     pub host: H,
     kept: Kept,
     stages: Stages,
+    /// Whether the CPU has what [`forward_modern`](Worker::forward_modern) is compiled for.
+    #[cfg(target_arch = "x86_64")]
+    modern: bool,
     to_wire: Burst<W::Buffer>,
     to_host: Burst<W::Buffer>,
     last_turn: Option<Time>,
@@ -200,7 +210,21 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     /// A worker that counts into `counters` and keeps SYNs in `kept`, which no other worker may have.
     pub fn new(member: Arc<Member>, counters: Arc<Counters>, clock: Clock, kept: Kept, wire: W, host: H) -> Self {
         let (to_wire, to_host, stages) = (Burst::new(), Burst::new(), Stages::default());
-        Worker { member, counters, clock, wire, host, kept, stages, to_wire, to_host, last_turn: None, catching_up: 0 }
+        Worker {
+            member,
+            counters,
+            clock,
+            wire,
+            host,
+            kept,
+            stages,
+            #[cfg(target_arch = "x86_64")]
+            modern: is_modern(),
+            to_wire,
+            to_host,
+            last_turn: None,
+            catching_up: 0,
+        }
     }
 
     /// One turn: a burst from the wire, a burst from the host, kept SYNs that are due, and the heartbeats that wait to be
@@ -248,10 +272,31 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         self.kept.due_in(now)
     }
 
-    /// Takes a burst through all stages, one stage at a time, so that the memory each frame needs is on its way while
-    /// the others are worked on. The many, plain segments of established connections, are carried out first and without
-    /// a decision: whether a frame is one is a bit, not a branch to be mispredicted.
+    /// Takes a burst through all stages; returns how many frames there were.
     fn forward(&mut self, burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.modern {
+            #[allow(unsafe_code)]
+            // SAFETY: the CPU was found to have what this function is compiled for.
+            return unsafe { self.forward_modern(burst, direction, now) };
+        }
+        self.forward_anywhere(burst, direction, now)
+    }
+
+    /// The same code, compiled for x86-64-v3, which CPUs have had since 2013 (Intel) and 2015 (AMD): a sixth fewer
+    /// instructions.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
+    #[allow(unsafe_code)] // As every function for certain CPUs alone.
+    unsafe fn forward_modern(&mut self, burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
+        self.forward_anywhere(burst, direction, now)
+    }
+
+    /// One stage at a time, so that the memory each frame needs is on its way while the others are worked on. The many,
+    /// plain segments of established connections, are carried out first and without a decision: whether a frame is one
+    /// is a bit, not a branch to be mispredicted.
+    #[inline(always)]
+    fn forward_anywhere(&mut self, burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
         let frames = burst.len();
         if frames == 0 {
             return 0;

@@ -182,7 +182,15 @@ impl<'a> Segment<'a> {
     }
 
     /// The timestamps option, if there is one.
+    #[inline]
     pub fn timestamps(&self) -> Option<Timestamps> {
+        if self.header_len() == HEADER {
+            return None;
+        }
+        self.timestamps_among_options()
+    }
+
+    fn timestamps_among_options(&self) -> Option<Timestamps> {
         let (at, len) = options(&self.bytes[..self.header_len()]).find(|&(at, _)| self.bytes[at] == 8)?;
         let word = |at: usize| {
             u32::from_be_bytes([self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]])
