@@ -104,6 +104,8 @@ pub struct Place {
     /// Whether an entry of its connection is all that it takes to pass it: no SYN, from the host no RST, no fragment, and
     /// no checksum that looks unfinished.
     pub plain: bool,
+    /// See [`Segment::may_be_repeated`].
+    pub may_be_repeated: bool,
 }
 
 impl Place {
@@ -113,7 +115,8 @@ impl Place {
         let plain = (segment.flags().0 & decides == 0) & !first_fragment & !segment.looks_unfinished();
         // An IPv4 header has 60 bytes at most, a packet 65,535.
         let at = (ethernet::HEADER + packet.header_len()) as u8;
-        Place { vip, at, len: segment.whole_len() as u16, first_fragment, plain }
+        let may_be_repeated = segment.may_be_repeated();
+        Place { vip, at, len: segment.whole_len() as u16, first_fragment, plain, may_be_repeated }
     }
 
     /// The segment, in the frame that was classified.
@@ -179,11 +182,16 @@ pub fn quoted_tuple(frame: &[u8], vip: VipIndex) -> Option<Tuple> {
 }
 
 /// Classifies a frame from the wire; of a segment, `tuple` becomes the connection.
-#[inline]
+#[inline(always)] // On the way of every frame.
 pub fn from_wire(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
     if let Some(place) = common::segment::<true>(frame, facts, tuple) {
         return Class::Tcp(place);
     }
+    uncommon_from_wire(frame, facts, tuple)
+}
+
+#[cold]
+fn uncommon_from_wire(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
     let class = any_from_wire(frame, facts);
     if let Class::Tcp(place) = class {
         *tuple = place.tuple_from_wire(frame);
@@ -191,7 +199,6 @@ pub fn from_wire(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
     class
 }
 
-#[inline(never)] // Rare, and large.
 fn any_from_wire(frame: &[u8], facts: &Facts) -> Class {
     let Some(header) = Ethernet::parse(frame) else { return Class::Drop(DropReason::Runt) };
     if header.source == facts.own_mac {
@@ -283,11 +290,16 @@ fn icmp_to_a_vip(packet: &Ipv4<'_>, vip: VipIndex) -> Class {
 }
 
 /// Classifies a frame from the host; of a segment, `tuple` becomes the connection.
-#[inline]
+#[inline(always)]
 pub fn from_host(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
     if let Some(place) = common::segment::<false>(frame, facts, tuple) {
         return Class::Tcp(place);
     }
+    uncommon_from_host(frame, facts, tuple)
+}
+
+#[cold]
+fn uncommon_from_host(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
     let class = any_from_host(frame, facts);
     if let Class::Tcp(place) = class {
         *tuple = place.tuple_from_host(frame);
@@ -295,7 +307,6 @@ pub fn from_host(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
     class
 }
 
-#[inline(never)] // As above.
 fn any_from_host(frame: &[u8], facts: &Facts) -> Class {
     let Some(header) = Ethernet::parse(frame) else { return Class::Drop(DropReason::Runt) };
     match header.ethertype {

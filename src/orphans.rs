@@ -68,15 +68,8 @@ struct Sighting {
     ack: u32,
     /// 0 where timestamps are not in use, which is so on all of a connection's segments or none.
     echo: u32,
-    /// See [`may_be_repeated`].
+    /// See [`Segment::may_be_repeated`].
     repeated: bool,
-}
-
-/// Whether TCP repeats a segment until it is acknowledged, and nothing that need not be acknowledged looks like it.
-#[inline]
-fn may_be_repeated(segment: &Segment<'_>) -> bool {
-    let flags = segment.flags();
-    flags.ack() & !flags.rst() & ((segment.data_len() > 1) | flags.fin())
 }
 
 impl Sighting {
@@ -87,7 +80,7 @@ impl Sighting {
             end: segment.seq().wrapping_add(len + u32::from(flags.fin())),
             ack: segment.ack(),
             echo: segment.timestamps().map_or(0, |timestamps| timestamps.echo),
-            repeated: may_be_repeated(segment),
+            repeated: segment.may_be_repeated(),
         }
     }
 }
@@ -337,13 +330,16 @@ impl Suspicions {
         prefetch(&self.buckets[index].0[2]);
     }
 
+    /// Whether a client of this hash may be watched.
+    #[inline]
+    pub fn may_watch(&self, hash: Hash) -> bool {
+        self.tags[self.index(hash)].candidates(hash) != 0
+    }
+
     /// A client's segment, without SYN, of no connection here. Returns what it is suspected of once it has repeated
     /// itself [`REPEATS`] times, and at each repeat from then on.
     #[inline]
     pub fn observe(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, now: Time) -> Option<Suspicion> {
-        if !may_be_repeated(segment) && self.tags[self.index(hash)].candidates(hash) == 0 {
-            return None;
-        }
         self.sighted(tuple, hash, &Sighting::of(segment), now.as_millis() as u32)
     }
 

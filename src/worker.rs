@@ -74,7 +74,7 @@ const CATCH_UP: u32 = 1024;
 const LOOKS: usize = 4 * BURST;
 
 /// Which way a burst goes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
     FromWire,
     FromHost,
@@ -313,6 +313,17 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                 self.pass(buffer, segment, direction, &decider);
             }
         }
+        for segment in bits(self.stages.missed) {
+            let index = usize::from(self.stages.frame_of[segment]);
+            if let Class::Tcp(place) = self.stages.classes[index]
+                && direction == Direction::FromWire
+                && decider.of_nobody(place, self.stages.hashes[segment])
+            {
+                others &= !(1 << index);
+                burst[index] = None;
+                self.counters.count_drop(DropReason::NoConnection);
+            }
+        }
         for index in bits(others) {
             if let Some(buffer) = burst[index].take() {
                 let verdict = self.decide(buffer.bytes(), index, direction, &decider);
@@ -325,7 +336,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     }
 
     /// A plain segment of a connection of ours.
-    #[inline]
+    #[inline(always)]
     fn pass(&mut self, mut buffer: W::Buffer, segment: usize, direction: Direction, decider: &Decider<'_>) {
         match direction {
             Direction::FromWire => {
@@ -346,12 +357,9 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         let stages = &self.stages;
         let (class, segment) = (stages.classes[index], usize::from(stages.segment_of[index]));
         let (tuple, hash) = (&stages.tuples[segment], stages.hashes[segment]);
-        match (direction, class) {
-            (Direction::FromWire, Class::Tcp(place)) if stages.missed >> segment & 1 != 0 => {
-                decider.of_nobody(place, frame, tuple, hash)
-            }
-            (Direction::FromWire, _) => decider.from_wire(class, frame, tuple, hash),
-            (Direction::FromHost, _) => decider.from_host(class, frame, tuple, hash),
+        match direction {
+            Direction::FromWire => decider.from_wire(class, frame, tuple, hash),
+            Direction::FromHost => decider.from_host(class, frame, tuple, hash),
         }
     }
 

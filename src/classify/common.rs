@@ -4,7 +4,7 @@
 //! Anything else, and anything odd, is left to the parsers.
 
 use super::{Facts, Place};
-use crate::frame::{ethernet, ipv4, tcp};
+use crate::frame::{Mac, ethernet, ipv4, tcp};
 use crate::table::{Tuple, VipIndex};
 
 const IP: usize = ethernet::HEADER;
@@ -31,10 +31,13 @@ pub(super) fn segment<const FROM_WIRE: bool>(frame: &[u8], facts: &Facts, tuple:
         & (total_len + IP <= frame.len())
         & (header_len >= tcp::HEADER)
         & (header_len <= segment_len);
-    let vip = facts.vips.iter().position(|vip| vip.address.to_bits() == server)?;
+    if !is_segment {
+        return None;
+    }
+    let (vip, known) = facts.vips.iter().enumerate().find(|(_, vip)| vip.address.to_bits() == server)?;
     let is_ours = !FROM_WIRE
-        || (head[0..6] == facts.vips[vip].mac.0) & (head[6..12] != facts.own_mac.0) & header_checksum_is_right(head);
-    if !(is_segment & is_ours) {
+        || (mac(head, 0) == word(known.mac)) & (mac(head, 6) != word(facts.own_mac)) & header_checksum_is_right(head);
+    if !is_ours {
         return None;
     }
     let ports = be32(head, TCP);
@@ -47,7 +50,15 @@ pub(super) fn segment<const FROM_WIRE: bool>(frame: &[u8], facts: &Facts, tuple:
     };
     let decides = if FROM_WIRE { tcp::Flags::SYN } else { tcp::Flags::SYN | tcp::Flags::RST };
     let plain = (head[TCP + 13] & decides == 0) & !may_be_unfinished(head, source, destination, segment_len);
-    Some(Place { vip: vip as VipIndex, at: TCP as u8, len: segment_len as u16, first_fragment: false, plain })
+    let may_be_repeated = tcp::may_be_repeated(tcp::Flags(head[TCP + 13]), segment_len - header_len);
+    Some(Place {
+        vip: vip as VipIndex,
+        at: TCP as u8,
+        len: segment_len as u16,
+        first_fragment: false,
+        plain,
+        may_be_repeated,
+    })
 }
 
 /// Whether the IPv4 header's 16-bit words add up to a multiple of 65,535, which is what folding them to all ones says
@@ -64,6 +75,17 @@ fn header_checksum_is_right(head: &[u8; HEAD]) -> bool {
 fn may_be_unfinished(head: &[u8; HEAD], source: u32, destination: u32, segment_len: usize) -> bool {
     let pseudo = u64::from(source) + u64::from(destination) + u64::from(ipv4::TCP) + segment_len as u64;
     (pseudo + 0xffff - u64::from(be16(head, TCP + 16))) % 0xffff == 0
+}
+
+/// A MAC address as a word.
+#[inline(always)]
+fn mac(head: &[u8; HEAD], at: usize) -> u64 {
+    u64::from(ne32(head, at)) | u64::from(u16::from_ne_bytes([head[at + 4], head[at + 5]])) << 32
+}
+
+#[inline(always)]
+fn word(Mac([a, b, c, d, e, f]): Mac) -> u64 {
+    u64::from(u32::from_ne_bytes([a, b, c, d])) | u64::from(u16::from_ne_bytes([e, f])) << 32
 }
 
 #[inline(always)]
@@ -92,7 +114,7 @@ mod tests {
     use super::*;
     use crate::frame::build::{TcpFrame, tcp_frame};
     use crate::frame::tcp::Flags;
-    use crate::frame::{Mac, checksum};
+    use crate::frame::checksum;
 
     fn facts() -> Facts {
         let vip = |last| VipFacts {

@@ -175,6 +175,13 @@ impl<'a> Segment<'a> {
         self.bytes.len() - self.header_len()
     }
 
+    /// Whether TCP repeats this until it is acknowledged, and nothing that need not be acknowledged looks like it: of one
+    /// byte are other stacks' keep-alives and window probes.
+    #[inline]
+    pub fn may_be_repeated(&self) -> bool {
+        may_be_repeated(self.flags(), self.data_len())
+    }
+
     /// The data.
     #[inline]
     pub fn data(&self) -> &'a [u8] {
@@ -220,6 +227,12 @@ impl<'a> Segment<'a> {
     fn pseudo_header(&self) -> u64 {
         checksum::pseudo_header(self.source, self.destination, ipv4::TCP, self.bytes.len() as u16)
     }
+}
+
+/// See [`Segment::may_be_repeated`].
+#[inline]
+pub(crate) const fn may_be_repeated(flags: Flags, data_len: usize) -> bool {
+    flags.ack() & !flags.rst() & ((data_len > 1) | flags.fin())
 }
 
 /// Where each option stands in a TCP header of full length, and how many bytes it has, kind and length included.

@@ -36,8 +36,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What an array is filled with before there is anything in it.
-    pub(crate) const NONE: Entry = Entry { slot: 0, word: Word(0) };
+    /// What an array is filled with before there is anything in it. Not to be worked with.
+    pub const NONE: Entry = Entry { slot: 0, word: Word(0) };
 
     /// What the kernel had for it.
     #[inline]

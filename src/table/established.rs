@@ -121,7 +121,7 @@ impl Established {
     /// says so. Whether a tuple is found makes no difference to the way through the code, so a mix of hits and misses
     /// mispredicts nothing. The few that need a second look, mostly at a second line, get it at the end, when that line
     /// has come too.
-    #[inline]
+    #[inline(always)]
     pub fn find_burst(&self, tuples: &[Tuple], hashes: &[Hash], entries: &mut [Entry]) -> Found {
         let (mut found, mut syn_seen, mut again) = (0u64, 0u64, 0u64);
         for (index, ((tuple, hash), entry)) in tuples.iter().zip(hashes).zip(&mut *entries).take(64).enumerate() {
