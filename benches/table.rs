@@ -7,18 +7,18 @@
 
 #![allow(clippy::expect_used)] // As in tests.
 
+mod common;
+
 use std::hint::black_box;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use baton::config::checked::HugePages;
-use baton::table::{Answer, Established, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple};
+use baton::table::{Answer, Entry, Established, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple};
 use baton::time::Time;
-use criterion::measurement::{Measurement, ValueFormatter, WallTime};
-use criterion::{BenchmarkGroup, Criterion, Throughput};
+use common::{BATCH, CpuTime, Random, memory_bound, tuple};
+use criterion::{Criterion, Throughput};
 
-const BATCH: usize = 64;
 const HASHER: Hasher = Hasher::new(*b"a key for benche");
 const NOW: Time = Time::from_millis(100_000);
 const NO_TUPLE: Tuple = Tuple { client: Ipv4Addr::UNSPECIFIED, client_port: 0, port: 0, vip: 0 };
@@ -26,11 +26,8 @@ const NO_TUPLE: Tuple = Tuple { client: Ipv4Addr::UNSPECIFIED, client_port: 0, p
 /// 64 tuples and their hashes, of which `table` has been asked to fetch the lines.
 fn batch(table: &Established, mut next: impl FnMut() -> Tuple) -> ([Tuple; BATCH], [Hash; BATCH]) {
     let tuples: [Tuple; BATCH] = std::array::from_fn(|_| next());
-    let hashes = tuples.map(|tuple| {
-        let hash = table.hash(&tuple);
-        table.prefetch(hash);
-        hash
-    });
+    let mut hashes = [Hash::default(); BATCH];
+    table.hash_and_prefetch(&tuples, &mut hashes);
     (tuples, hashes)
 }
 
@@ -140,24 +137,37 @@ fn handshakes(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
-fn hash(criterion: &mut Criterion<CpuTime>) {
-    let mut group = criterion.benchmark_group("hash");
+/// The maps that one would take otherwise, with the same tuples, and the hash that makes them as safe from floods.
+fn peers(criterion: &mut Criterion<CpuTime>, connections: usize) {
+    let mut group = criterion.benchmark_group(format!("peers, {} M connections", connections / 1_000_000));
     group.throughput(Throughput::Elements(BATCH as u64));
-    let tuples: [Tuple; BATCH] = std::array::from_fn(tuple);
-    group.bench_function("batch", |bencher| bencher.iter(|| black_box(&tuples).map(|tuple| HASHER.hash(&tuple))));
+    let mut random = Random(1);
+    let mut pick =
+        |vip| -> [Tuple; BATCH] { std::array::from_fn(|_| Tuple { vip, ..tuple(random.below(connections)) }) };
+    let map = dashmap::DashMap::<Tuple, u32>::with_capacity(connections);
+    (0..connections).for_each(|number| drop(map.insert(tuple(number), number as u32)));
+    for (name, vip, all) in [("dashmap, hit", 0, BATCH), ("dashmap, miss", 1, 0)] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| assert_eq!(pick(vip).iter().filter(|tuple| map.contains_key(tuple)).count(), all));
+        });
+    }
+    drop(map);
+    let map = papaya::HashMap::<Tuple, u32>::with_capacity(connections);
+    let guard = map.pin();
+    (0..connections).for_each(|number| drop(guard.insert(tuple(number), number as u32)));
+    for (name, vip, all) in [("papaya, hit", 0, BATCH), ("papaya, miss", 1, 0)] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| assert_eq!(pick(vip).iter().filter(|tuple| guard.contains_key(*tuple)).count(), all));
+        });
+    }
     group.finish();
 }
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .with_measurement(CpuTime)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
-        .sample_size(30)
-        .configure_from_args();
-    hash(&mut criterion);
+    let mut criterion = common::criterion();
     established(&mut criterion, "established, 1 M connections", 1_000_000);
     established(&mut criterion, "established, 10 M connections", 10_000_000);
+    peers(&mut criterion, 10_000_000);
     handshakes(&mut criterion);
     criterion.final_summary();
 }

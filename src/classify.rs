@@ -141,7 +141,8 @@ impl Place {
 
     #[inline]
     fn address_and_ports(&self, frame: &[u8], address_at: usize) -> (Ipv4Addr, u32) {
-        let word = |at: usize| frame.get(at..).and_then(|bytes| bytes.first_chunk()).copied().map_or(0, u32::from_be_bytes);
+        let word =
+            |at: usize| frame.get(at..).and_then(|bytes| bytes.first_chunk()).copied().map_or(0, u32::from_be_bytes);
         (Ipv4Addr::from_bits(word(address_at)), word(self.at.into()))
     }
 }

@@ -42,12 +42,7 @@ pub(super) fn segment<const FROM_WIRE: bool>(frame: &[u8], facts: &Facts, tuple:
     }
     let ports = be32(head, TCP);
     let (client_port, port) = if FROM_WIRE { (ports >> 16, ports) } else { (ports, ports >> 16) };
-    *tuple = Tuple {
-        port: port as u16,
-        client_port: client_port as u16,
-        client: client.into(),
-        vip: vip as VipIndex,
-    };
+    *tuple = Tuple { port: port as u16, client_port: client_port as u16, client: client.into(), vip: vip as VipIndex };
     let decides = if FROM_WIRE { tcp::Flags::SYN } else { tcp::Flags::SYN | tcp::Flags::RST };
     let plain = (head[TCP + 13] & decides == 0) & !may_be_unfinished(head, source, destination, segment_len);
     let may_be_repeated = tcp::may_be_repeated(tcp::Flags(head[TCP + 13]), segment_len - header_len);
@@ -113,8 +108,8 @@ mod tests {
     use super::super::{Class, VipFacts, any_from_host, any_from_wire};
     use super::*;
     use crate::frame::build::{TcpFrame, tcp_frame};
-    use crate::frame::tcp::Flags;
     use crate::frame::checksum;
+    use crate::frame::tcp::Flags;
 
     fn facts() -> Facts {
         let vip = |last| VipFacts {

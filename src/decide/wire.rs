@@ -43,7 +43,8 @@ impl Decider<'_> {
     #[inline]
     pub fn of_nobody(&self, place: Place, hash: Hash) -> bool {
         let matters = self.handshakes.may_have(hash)
-            | ((place.may_be_repeated | self.suspicions.may_watch(hash)) & self.facts.vips[usize::from(place.vip)].orphans);
+            | ((place.may_be_repeated | self.suspicions.may_watch(hash))
+                & self.facts.vips[usize::from(place.vip)].orphans);
         !matters
     }
 
@@ -152,9 +153,7 @@ impl Decider<'_> {
             Remembered::Crowded => return Verdict::Drop(reason),
         };
         match record.stage {
-            Stage::Seen if pure && segment.data_len() == 0 && !self.catching_up => {
-                Verdict::Keep(segment.seq(), reason)
-            }
+            Stage::Seen if pure && segment.data_len() == 0 && !self.catching_up => Verdict::Keep(segment.seq(), reason),
             _ if !role.active => Verdict::Drop(reason),
             // The client has acknowledged another member's answer to this very SYN: an old copy of it changes nothing.
             Stage::Answered | Stage::Lost if entry.is_none() => Verdict::Drop(DropReason::LostRace),

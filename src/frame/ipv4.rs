@@ -101,7 +101,8 @@ impl<'a> Ipv4<'a> {
     /// Whether the header's checksum is right.
     #[inline]
     pub fn checksum_is_right(&self) -> bool {
-        let options = if self.header_len == HEADER { 0 } else { checksum::sum(&self.packet[HEADER..self.header_len], 0) };
+        let options =
+            if self.header_len == HEADER { 0 } else { checksum::sum(&self.packet[HEADER..self.header_len], 0) };
         checksum::finish(checksum::sum_of_header(self.header) + options) == 0
     }
 }

@@ -106,7 +106,12 @@ impl<'a> Segment<'a> {
         let [s0, s1, s2, s3, d0, d1, d2, d3] = *addresses;
         let bytes = frame.get(at..)?.get(..len)?;
         let header: &'a [u8; HEADER] = bytes.first_chunk()?;
-        Some(Segment { source: Ipv4Addr::new(s0, s1, s2, s3), destination: Ipv4Addr::new(d0, d1, d2, d3), bytes, header })
+        Some(Segment {
+            source: Ipv4Addr::new(s0, s1, s2, s3),
+            destination: Ipv4Addr::new(d0, d1, d2, d3),
+            bytes,
+            header,
+        })
     }
 
     /// Bytes of header and data.
