@@ -36,10 +36,10 @@ impl Bucket {
         candidates
     }
 
-    /// A slot and, if the tuple's entry is there, its word; or whether a proper look is needed to tell: there may be
+    /// A slot and its word; whether the tuple's entry is there; or whether a proper look is needed to tell: there may be
     /// one elsewhere, or the slot is changing. Without a branch.
     #[inline]
-    pub fn first_look(&self, tuple: &Tuple, hash: Hash) -> (usize, Option<Word>, bool) {
+    pub fn first_look(&self, tuple: &Tuple, hash: Hash) -> (usize, Word, bool, bool) {
         let key = tuple.key();
         let candidates = self.candidates(key);
         // With none, the last: its key will be another.
@@ -49,7 +49,7 @@ impl Bucket {
         let same_key = self.keys[slot].load(Ordering::Acquire) == key;
         let same_entry = word.same_entry(Word::from_bits(self.words[slot].load(Ordering::Acquire)));
         let here = word.is_live() & same_key & same_entry & (word.vip() == tuple.vip);
-        (slot, here.then_some(word), !here & ((candidates != 0) | self.is_passed(hash)))
+        (slot, word, here, !here & ((candidates != 0) | self.is_passed(hash)))
     }
 
     /// A slot's key and word, if it holds an entry, and both of the same.

@@ -36,6 +36,9 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// What an array is filled with before there is anything in it. Not to be worked with.
+    pub const NONE: Entry = Entry { slot: 0, word: Word(0) };
+
     /// What the kernel had for it.
     #[inline]
     pub fn state(self) -> State {
