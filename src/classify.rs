@@ -101,18 +101,21 @@ pub struct Place {
     len: u16,
     /// Whether this is the first fragment of a packet.
     pub first_fragment: bool,
-    /// Whether an entry of its connection is all that it takes to pass it: no SYN, from the host no RST, no fragment, and
-    /// no checksum that looks unfinished.
+    /// Whether an entry of its connection is all that it takes to pass it: no SYN, no RST, no fragment, and no checksum that
+    /// looks unfinished.
     pub plain: bool,
     /// See [`Segment::may_be_repeated`].
     pub may_be_repeated: bool,
 }
 
+/// Flags of segments that change what is known of a connection.
+const DECISIVE: u8 = Flags::SYN | Flags::RST;
+
 impl Place {
     #[inline]
-    fn of(segment: &Segment<'_>, packet: &Ipv4<'_>, vip: VipIndex, decides: u8) -> Place {
+    fn of(segment: &Segment<'_>, packet: &Ipv4<'_>, vip: VipIndex) -> Place {
         let first_fragment = packet.is_fragment();
-        let plain = (segment.flags().0 & decides == 0) & !first_fragment & !segment.looks_unfinished();
+        let plain = (segment.flags().0 & DECISIVE == 0) & !first_fragment & !segment.looks_unfinished();
         // An IPv4 header has 60 bytes at most, a packet 65,535.
         let at = (ethernet::HEADER + packet.header_len()) as u8;
         let may_be_repeated = segment.may_be_repeated();
@@ -272,7 +275,7 @@ fn to_a_vip(packet: &Ipv4<'_>, vip: VipIndex) -> Class {
     }
     match packet.protocol() {
         ipv4::TCP => match Segment::parse(packet) {
-            Ok(segment) => Class::Tcp(Place::of(&segment, packet, vip, Flags::SYN)),
+            Ok(segment) => Class::Tcp(Place::of(&segment, packet, vip)),
             Err(_) => Class::Drop(DropReason::BadTcp),
         },
         ipv4::ICMP if !packet.is_fragment() => icmp_to_a_vip(packet, vip),
@@ -345,7 +348,7 @@ fn ipv4_from_host(frame: &[u8], facts: &Facts) -> Class {
         return Class::Drop(DropReason::ProtocolNotServed);
     }
     match Segment::parse(&packet) {
-        Ok(segment) => Class::Tcp(Place::of(&segment, &packet, vip, Flags::SYN | Flags::RST)),
+        Ok(segment) => Class::Tcp(Place::of(&segment, &packet, vip)),
         Err(_) => Class::Drop(DropReason::BadTcp),
     }
 }

@@ -125,6 +125,7 @@ impl Stages {
         bits(decisive).for_each(|segment| member.handshakes.prefetch(hashes[segment]));
 
         let hits = member.established.find_burst(tuples, hashes, &mut self.found);
+        let plain = plain & !beside(decisive, hashes);
         self.passing = plain & hits.found & !hits.syn_seen;
         self.missed = plain & !hits.found;
         for segment in bits(self.missed) {
@@ -154,6 +155,26 @@ impl Stages {
         }
         (segments, plain)
     }
+}
+
+/// Segments that may be of the same connection as a decisive one of their burst, bit by bit: those keep their order. Of a
+/// thousand others one is taken for such, for each that is decisive.
+#[inline(always)]
+fn beside(decisive: u64, hashes: &[Hash]) -> u64 {
+    if decisive == 0 {
+        return 0;
+    }
+    let mut seen = [0u64; 16];
+    let place = |hash: &Hash| ((hash.bits() >> 6) as usize % 16, hash.bits() % 64);
+    for segment in bits(decisive) {
+        let (word, bit) = place(&hashes[segment]);
+        seen[word] |= 1 << bit;
+    }
+    let is_seen = |hash: &Hash| {
+        let (word, bit) = place(hash);
+        seen[word] >> bit & 1
+    };
+    hashes.iter().enumerate().fold(0, |set, (segment, hash)| set | is_seen(hash) << segment)
 }
 
 #[cfg(target_arch = "x86_64")]

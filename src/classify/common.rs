@@ -3,7 +3,7 @@
 //!
 //! Anything else, and anything odd, is left to the parsers.
 
-use super::{Facts, Place};
+use super::{DECISIVE, Facts, Place};
 use crate::frame::{Mac, ethernet, ipv4, tcp};
 use crate::table::{Tuple, VipIndex};
 
@@ -43,8 +43,7 @@ pub(super) fn segment<const FROM_WIRE: bool>(frame: &[u8], facts: &Facts, tuple:
     let ports = be32(head, TCP);
     let (client_port, port) = if FROM_WIRE { (ports >> 16, ports) } else { (ports, ports >> 16) };
     *tuple = Tuple { port: port as u16, client_port: client_port as u16, client: client.into(), vip: vip as VipIndex };
-    let decides = if FROM_WIRE { tcp::Flags::SYN } else { tcp::Flags::SYN | tcp::Flags::RST };
-    let plain = (head[TCP + 13] & decides == 0) & !may_be_unfinished(head, source, destination, segment_len);
+    let plain = (head[TCP + 13] & DECISIVE == 0) & !may_be_unfinished(head, source, destination, segment_len);
     let may_be_repeated = tcp::may_be_repeated(tcp::Flags(head[TCP + 13]), segment_len - header_len);
     Some(Place {
         vip: vip as VipIndex,
@@ -151,7 +150,7 @@ mod tests {
         assert_eq!(agree(&tcp_frame(&spec(Flags::ACK, true, b"hello"))), [true, false]);
         assert_eq!(agree(&tcp_frame(&spec(Flags::ACK, false, b""))), [false, true]);
         assert_eq!(agree(&tcp_frame(&spec(Flags::SYN, true, b""))), [false, false]);
-        assert_eq!(agree(&tcp_frame(&spec(Flags::RST, true, b""))), [true, false]);
+        assert_eq!(agree(&tcp_frame(&spec(Flags::RST, true, b""))), [false, false]);
         assert_eq!(agree(&tcp_frame(&spec(Flags::RST, false, b""))), [false, false]);
     }
 
