@@ -80,7 +80,7 @@ impl Decider<'_> {
             Some(Stage::Lost) if broken(Rule::LostStaysLost) => Verdict::ToWire,
             Some(Stage::Lost) if broken(Rule::HalfOpenCleared) => Verdict::Drop(DropReason::LostRace),
             // Its half-open socket is still there: the RST that was to clear it came before it, or never.
-            Some(Stage::Lost) => Verdict::ClearHalfOpen(*tuple, client_isn, DropReason::LostRace),
+            Some(Stage::Lost) => Verdict::ClearHalfOpen(client_isn, DropReason::LostRace),
             Some(Stage::Seen | Stage::Answered) | None => Verdict::Drop(DropReason::NoConnection),
         }
     }
