@@ -145,7 +145,9 @@ fn peers(criterion: &mut Criterion<CpuTime>, connections: usize) {
     let mut pick =
         |vip| -> [Tuple; BATCH] { std::array::from_fn(|_| Tuple { vip, ..tuple(random.below(connections)) }) };
     let map = dashmap::DashMap::<Tuple, u32>::with_capacity(connections);
-    (0..connections).for_each(|number| drop(map.insert(tuple(number), number as u32)));
+    for number in 0..connections {
+        map.insert(tuple(number), number as u32);
+    }
     for (name, vip, all) in [("dashmap, hit", 0, BATCH), ("dashmap, miss", 1, 0)] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| assert_eq!(pick(vip).iter().filter(|tuple| map.contains_key(tuple)).count(), all));
@@ -154,7 +156,9 @@ fn peers(criterion: &mut Criterion<CpuTime>, connections: usize) {
     drop(map);
     let map = papaya::HashMap::<Tuple, u32>::with_capacity(connections);
     let guard = map.pin();
-    (0..connections).for_each(|number| drop(guard.insert(tuple(number), number as u32)));
+    for number in 0..connections {
+        guard.insert(tuple(number), number as u32);
+    }
     for (name, vip, all) in [("papaya, hit", 0, BATCH), ("papaya, miss", 1, 0)] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| assert_eq!(pick(vip).iter().filter(|tuple| guard.contains_key(*tuple)).count(), all));

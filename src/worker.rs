@@ -304,8 +304,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         self.forward_anywhere(burst, direction, now)
     }
 
-    /// The same code, compiled for x86-64-v3, which CPUs have had since 2013 (Intel) and 2015 (AMD): a sixth fewer
-    /// instructions.
+    /// The same code, compiled for x86-64-v3, which CPUs have had since 2013 (Intel) and 2015 (AMD).
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
     #[allow(unsafe_code)] // As every function for certain CPUs alone.

@@ -1,6 +1,7 @@
 //! What the benches share: a clock that does not count what others on the core take, tuples, and the bound that memory
 //! sets.
 #![allow(dead_code)] // No bench needs all of it.
+#![allow(clippy::expect_used)] // As in tests.
 
 pub mod frames;
 pub mod member;

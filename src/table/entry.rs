@@ -110,6 +110,13 @@ impl Word {
         later.is_live() && (self.0 ^ later.0) >> GENERATION_SHIFT == 0
     }
 
+    /// Zero if this is a live entry of the VIP and `later`, read from the same slot, still is that entry.
+    #[inline]
+    pub fn differs(self, later: Word, vip: VipIndex) -> u32 {
+        let not_live = !(self.0 & later.0) & LIVE;
+        not_live | (self.0 ^ later.0) >> GENERATION_SHIFT | u32::from(self.vip() ^ vip)
+    }
+
     /// An empty slot's word that keeps the generation.
     pub fn empty(self) -> Word {
         Word(self.0 >> GENERATION_SHIFT << GENERATION_SHIFT)
