@@ -335,13 +335,18 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         }
         for segment in bits(self.stages.missed) {
             let index = usize::from(self.stages.frame_of[segment]);
+            let (tuple, hash) = (&self.stages.tuples[segment], self.stages.hashes[segment]);
             if let Class::Tcp(place) = self.stages.classes[index]
                 && direction == Direction::FromWire
-                && decider.of_nobody(place, self.stages.hashes[segment])
+                && let Some(buffer) = &burst[index]
+                && let Some(verdict) = decider.of_nobody(place, buffer.bytes(), tuple, hash)
             {
                 others &= !(1 << index);
-                burst[index] = None;
-                self.counters.count_drop(DropReason::NoConnection);
+                if let (Some(buffer), true) = (burst[index].take(), verdict != Verdict::Drop(DropReason::NoConnection)) {
+                    self.carry_out(buffer, verdict, index, now);
+                } else {
+                    self.counters.count_drop(DropReason::NoConnection);
+                }
             }
         }
         for index in bits(others) {

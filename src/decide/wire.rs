@@ -37,15 +37,19 @@ impl Decider<'_> {
         self.established.touch(&mut entry, self.now);
     }
 
-    /// A plain segment from the wire that had no entry when its burst was looked up: whether it is nobody's here, and
-    /// nothing that anybody remembers is changed by it. So are nearly all segments of other members' connections. The
-    /// others are decided as if they had not been looked up: an earlier frame of the burst may have changed what is known.
+    /// A plain segment from the wire that had no entry when its burst was looked up, if no handshake of its tuple is
+    /// remembered either: it is nobody's here. So are nearly all segments of other members' connections. The others are decided
+    /// as if they had not been looked up: an earlier frame of the burst may have changed what is known.
     #[inline]
-    pub fn of_nobody(&self, place: Place, hash: Hash) -> bool {
-        let matters = self.handshakes.may_have(hash)
-            | ((place.may_be_repeated | self.suspicions.may_watch(hash))
-                & self.facts.vips[usize::from(place.vip)].orphans);
-        !matters
+    pub fn of_nobody(&self, place: Place, frame: &[u8], tuple: &Tuple, hash: Hash) -> Option<Verdict> {
+        if self.handshakes.may_have(hash) {
+            return None;
+        }
+        let watched = place.may_be_repeated | self.suspicions.may_watch(hash);
+        match place.segment(frame) {
+            Some(segment) if watched => Some(self.suspect(tuple, hash, &segment, DropReason::NoConnection)),
+            _ => Some(Verdict::Drop(DropReason::NoConnection)),
+        }
     }
 
     /// All that is not a TCP segment.
