@@ -39,13 +39,16 @@ def _samples(plan: Plan, home: Path) -> list[dict[str, object]]:
     return measure(plan, home)
 
 
-def _run(plan: Plan, out: Path) -> int:
+def _run(plan: Plan, out: Path, append: bool) -> int:
     home = out / plan.name
     shutil.rmtree(home, ignore_errors=True)
     described = machine.describe()
     print(f"{plan.title}: {plan.rounds} rounds", flush=True)
-    samples = _samples(plan, home)
     file = out / f"{plan.name}.json"
+    samples = results.earlier(plan, file) if append else []
+    more = _samples(plan, home)
+    beyond = 1 + max((int(str(sample["round"])) for sample in samples), default=-1)
+    samples += [{**sample, "round": int(str(sample["round"])) + beyond} for sample in more]
     results.write(plan, file, described, samples)
     print("\n" + results.TABLES[plan.measure](plan, samples) + "\n")
     from . import plot
@@ -64,6 +67,7 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--check", action="store_true", help="only say whether the files are right")
     parser.add_argument("--rounds", type=int, help="another number than the file's")
+    parser.add_argument("--append", action="store_true", help="more rounds to those of an earlier run of this file")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "target" / "bench", help="where results go")
     options = parser.parse_args()
     if options.check:
@@ -79,7 +83,7 @@ def main() -> int:
         return 2
     if options.rounds:
         plan = dataclasses.replace(plan, rounds=options.rounds)
-    return _run(plan, options.out.resolve())
+    return _run(plan, options.out.resolve(), options.append)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ WIRES = ["pcap", "null", "veth", "virtio-user"]
 HOSTS = ["none", "ring", "veth"]
 KINDS = ["established", "foreign", "syn", "arp"]
 EVENTS = ["kill", "handover", "split"]
-PEERS = ["baton", "keepalived", "ucarp", "xt_cluster"]
+PEERS = ["baton", "keepalived", "ucarp"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Plan:
     rate: int
     """Latency: frames a second."""
     event: str
-    """Failover: what happens."""
+    """Failover: what happens, and how often in a round."""
+    events: int
     least: dict[str, float]
     """What part of the baseline's figure a system must reach, by its name."""
 
@@ -65,7 +66,7 @@ _COMMON = ["title", "measure", "systems", "baseline", "rounds"]
 _KEYS = {
     "throughput": [*_COMMON, "traffic", "ports", "seconds", "expect"],
     "latency": [*_COMMON, "seconds", "rate", "sizes"],
-    "failover": [*_COMMON, "event"],
+    "failover": [*_COMMON, "event", "events"],
 }
 
 
@@ -103,6 +104,7 @@ def load(file: Path) -> Plan:
         seconds=top["seconds"].seconds(0.5, 600) if "seconds" in top else 3.0,
         rate=top["rate"].integer(1, 1_000_000) if "rate" in top else 10_000,
         event=top["event"].choice(EVENTS) if "event" in top else "kill",
+        events=top["events"].integer(1, 100) if "events" in top else 5,
         least=_expect(top["expect"], names) if "expect" in top else {},
     )
 
@@ -153,13 +155,10 @@ def _cluster(name: str, entry: Value) -> System:
     elif kind == "keepalived":
         settings = value.entries(["advert"])
         read["advert"] = settings["advert"].seconds(0.01, 255) if "advert" in settings else 1.0
-    elif kind == "ucarp":
+    else:
         settings = value.entries(["advert", "dead_ratio"])
         read["advert"] = settings["advert"].seconds(1, 255) if "advert" in settings else 1.0
         read["dead_ratio"] = settings["dead_ratio"].integer(1, 255) if "dead_ratio" in settings else 3
-    else:
-        settings = value.entries(["detect"])
-        read["detect"] = settings["detect"].seconds(0.01, 60) if "detect" in settings else 0.1
     return System(name, kind, read)
 
 

@@ -119,8 +119,9 @@ def failover_table(plan: Plan, samples: list[dict[str, object]]) -> str:
         broken = [int(str(sample["broken"])) for sample in own if sample.get("broken") is not None]
         cells = [f"{value:.1f}" for value in (gaps[0], median(gaps), quantile(gaps, 90), gaps[-1])]
         usual = median(float(str(sample["usual"])) for sample in own)
-        rows.append([system.name, str(len(gaps)), *cells, f"{usual:.1f}", str(sum(failed)), str(sum(broken))])
-    return table(["system, ms", "times", "least", "median", "p90", "most", "usual", "failed", "broken"], rows)
+        lost = [f"{sum(failed) / len(failed):.1f}", str(sum(broken)) if broken else "-"]
+        rows.append([system.name, str(len(gaps)), *cells, f"{usual:.1f}", *lost])
+    return table(["system, ms", "times", "least", "median", "p90", "most", "usual", "failed each", "broken"], rows)
 
 
 TABLES = {"throughput": throughput_table, "latency": latency_table, "failover": failover_table}
@@ -138,9 +139,28 @@ def shortfalls(plan: Plan, samples: list[dict[str, object]]) -> list[str]:
     return found
 
 
+def earlier(plan: Plan, file: Path) -> list[dict[str, object]]:
+    """The samples of an earlier run of the same benchmark, if there is one."""
+    if not file.exists():
+        return []
+    content = json.loads(file.read_text(encoding="utf-8"))
+    wanted = json.loads(json.dumps(_description(plan), default=str))
+    different = [key for key, value in wanted.items() if key != "rounds" and content.get(key) != value]
+    if different:
+        raise SystemExit(f"{file} is of another benchmark: {', '.join(different)} differ; run without --append")
+    samples: list[dict[str, object]] = content["samples"]
+    return samples
+
+
 def write(plan: Plan, file: Path, machine: dict[str, object], samples: list[dict[str, object]]) -> None:
     """All of it as JSON, raw samples included."""
-    content = {
+    content = {**_description(plan), "machine": machine, "samples": samples}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def _description(plan: Plan) -> dict[str, object]:
+    return {
         "benchmark": plan.name,
         "title": plan.title,
         "measure": plan.measure,
@@ -153,8 +173,5 @@ def write(plan: Plan, file: Path, machine: dict[str, object], samples: list[dict
         "seconds": plan.seconds,
         "rate": plan.rate,
         "event": plan.event,
-        "machine": machine,
-        "samples": samples,
+        "events": plan.events,
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
