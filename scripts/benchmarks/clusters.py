@@ -163,10 +163,13 @@ class AddressCluster(Cluster):
         return self._holders()[0]
 
     def kill(self, name: str) -> None:
-        # All at once: a child that outlives its parent would take its leave.
-        for pid in _family(self._daemons[name].pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        # Stopped first: a child that outlives its parent, be it for a moment, takes its leave as if it were planned
+        # (keepalived's is asked to end by the kernel, and says priority 0).
+        family = _family(self._daemons[name].pid)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in family:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def revive(self, name: str) -> None:
         host = next(host for host in self.bed.servers if host.name == name)

@@ -54,8 +54,7 @@ def _latency(axes: Any, plan: Plan, samples: list[dict[str, Any]]) -> None:
     for name in _names(plan):
         own = [sample for sample in samples if sample["system"] == name]
         for number, sample in enumerate(own):
-            points = [(1 / (1 - at), value / 1000) for at, value in sample["distribution"] if at < 0.99995]
-            line = axes.plot(*zip(*points), color=f"C{_names(plan).index(name)}", lw=1.2 if number == 0 else 0.5)
+            line = axes.plot(*_percentiles(sample["recorded"]), color=f"C{_names(plan).index(name)}", lw=1.2 if number == 0 else 0.5)
             line[0].set_label(name if number == 0 else None)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -64,6 +63,18 @@ def _latency(axes: Any, plan: Plan, samples: list[dict[str, Any]]) -> None:
     axes.grid(True, which="major", lw=0.3)
     axes.legend(frameon=False, fontsize=8)
     axes.figure.set_size_inches(7.2, 4)
+
+
+def _percentiles(recorded: list[list[int]]) -> tuple[list[float], list[float]]:
+    """The curve of a histogram: 1 / (1 - part), and the µs that this part did not exceed."""
+    total, below = sum(count for _, count in recorded), 0
+    across, up = [], []
+    for value, count in recorded:
+        below += count
+        if below < total:
+            across.append(total / (total - below))
+            up.append(value / 1000)
+    return across, up
 
 
 def _failover(axes: Any, plan: Plan, samples: list[dict[str, Any]]) -> None:
