@@ -39,14 +39,15 @@ def _samples(plan: Plan, home: Path) -> list[dict[str, object]]:
     return measure(plan, home)
 
 
-def _run(plan: Plan, out: Path, append: bool) -> int:
+def _run(plan: Plan, out: Path, only: list[str], append: bool) -> int:
     home = out / plan.name
     shutil.rmtree(home, ignore_errors=True)
     described = machine.describe()
     print(f"{plan.title}: {plan.rounds} rounds", flush=True)
     file = out / f"{plan.name}.json"
     samples = results.earlier(plan, file) if append else []
-    more = _samples(plan, home)
+    chosen = [system for system in plan.systems if not only or system.name in only]
+    more = _samples(dataclasses.replace(plan, systems=chosen), home)
     beyond = 1 + max((int(str(sample["round"])) for sample in samples), default=-1)
     samples += [{**sample, "round": int(str(sample["round"])) + beyond} for sample in more]
     results.write(plan, file, described, samples)
@@ -67,6 +68,7 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--check", action="store_true", help="only say whether the files are right")
     parser.add_argument("--rounds", type=int, help="another number than the file's")
+    parser.add_argument("--only", action="append", default=[], metavar="SYSTEM", help="only this one of the file's systems")
     parser.add_argument("--append", action="store_true", help="more rounds to those of an earlier run of this file")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "target" / "bench", help="where results go")
     options = parser.parse_args()
@@ -81,9 +83,12 @@ def main() -> int:
     except Fault as fault:
         print(fault, file=sys.stderr)
         return 2
+    unknown = [name for name in options.only if name not in [system.name for system in plan.systems]]
+    if unknown:
+        parser.error(f"{options.files[0]} has no system {unknown[0]!r}")
     if options.rounds:
         plan = dataclasses.replace(plan, rounds=options.rounds)
-    return _run(plan, options.out.resolve(), options.append)
+    return _run(plan, options.out.resolve(), options.only, options.append)
 
 
 if __name__ == "__main__":

@@ -178,6 +178,9 @@ class AddressCluster(Cluster):
         # It has to hear the holder before it is of use, and must not take the address.
         time.sleep(self.patience / 2)
         self.active()
+        dead = [name for name, daemon in self._daemons.items() if not daemon.alive()]
+        if dead:
+            raise RuntimeError(f"no daemon on {', '.join(dead)}: {self._daemons[dead[0]].log_text()[-400:]}")
 
     def drop_address(self, name: str) -> None:
         """Whoever was killed left the address behind."""
@@ -245,7 +248,11 @@ class Keepalived(AddressCluster):
         config.write_text(
             _KEEPALIVED.format(name=host.name, priority=priority, advert=self._advert, vip=VIP, prefix=SUBNET_PREFIX)
         )
-        pids = [argument for kind in ("pid", "vrrp_pid") for argument in (f"--{kind}", str(home / f"{kind}.pid"))]
+        files = {kind: home / f"{kind}.pid" for kind in ("pid", "vrrp_pid")}
+        for file in files.values():
+            # It would not start while it takes the killed one for running, which it does until that is reaped.
+            file.unlink(missing_ok=True)
+        pids = [argument for kind, file in files.items() for argument in (f"--{kind}", str(file))]
         return Process(
             ["keepalived", "--vrrp", "--dont-fork", "--log-console", "--use-file", str(config), *pids],
             log=home / "keepalived.log",

@@ -30,8 +30,9 @@ def draw(plan: Plan, machine: dict[str, Any], samples: list[dict[str, Any]], fil
     return file
 
 
-def _names(plan: Plan) -> list[str]:
-    return [system.name for system in plan.systems]
+def _names(plan: Plan, samples: list[dict[str, Any]]) -> list[str]:
+    """Of the systems that there are samples of."""
+    return [system.name for system in plan.systems if any(sample["system"] == system.name for sample in samples)]
 
 
 def _throughput(axes: Any, plan: Plan, samples: list[dict[str, Any]]) -> None:
@@ -51,10 +52,10 @@ def _throughput(axes: Any, plan: Plan, samples: list[dict[str, Any]]) -> None:
 
 def _latency(axes: Any, plan: Plan, samples: list[dict[str, Any]]) -> None:
     """Latency over the percentile, as HdrHistogram's own plots have it: 90 %, 99 %, … at equal distances."""
-    for name in _names(plan):
+    for name in _names(plan, samples):
         own = [sample for sample in samples if sample["system"] == name]
         for number, sample in enumerate(own):
-            line = axes.plot(*_percentiles(sample["recorded"]), color=f"C{_names(plan).index(name)}", lw=1.2 if number == 0 else 0.5)
+            line = axes.plot(*_percentiles(sample["recorded"]), color=f"C{_names(plan, samples).index(name)}", lw=1.2 if number == 0 else 0.5)
             line[0].set_label(name if number == 0 else None)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -79,7 +80,7 @@ def _percentiles(recorded: list[list[int]]) -> tuple[list[float], list[float]]:
 
 def _failover(axes: Any, plan: Plan, samples: list[dict[str, Any]]) -> None:
     """The distribution of the outages: what part of them was no longer than this."""
-    for name in _names(plan):
+    for name in _names(plan, samples):
         gaps = sorted(float(sample["gap"]) for sample in samples if sample["system"] == name)
         steps = [(number + 1) / len(gaps) for number in range(len(gaps))]
         axes.step([gaps[0], *gaps], [0, *steps], where="post", label=name)

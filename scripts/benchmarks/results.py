@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from .plan import Plan
+from .plan import Plan, System
 
 PERCENTILES = (50, 90, 99, 99.9, 99.99)
 
@@ -30,7 +30,7 @@ def summarise(values: dict[str, dict[int, float]], baseline: str) -> list[Summar
     """From each system's figure in each round."""
     summaries = []
     for system, rounds in values.items():
-        base = values[baseline]
+        base = values.get(baseline, {})
         ratios = [figure / base[number] for number, figure in rounds.items() if base.get(number)]
         figures = list(rounds.values())
         summaries.append(
@@ -72,6 +72,11 @@ def quantile(ordered: list[float], percent: float) -> float:
     return ordered[max(0, min(len(ordered), int(place)) - 1)]
 
 
+def _measured(plan: Plan, samples: list[dict[str, object]]) -> list[System]:
+    """Those of the file's systems that there are samples of."""
+    return [system for system in plan.systems if any(sample["system"] == system.name for sample in samples)]
+
+
 def _ratio(summary: Summary) -> list[str]:
     if summary.ratio is None or summary.ratio_least is None or summary.ratio_most is None:
         return ["", ""]
@@ -101,7 +106,7 @@ def throughput_table(plan: Plan, samples: list[dict[str, object]]) -> str:
 def latency_table(plan: Plan, samples: list[dict[str, object]]) -> str:
     """Microseconds, medians of the rounds."""
     rows = []
-    for system in plan.systems:
+    for system in _measured(plan, samples):
         own = [sample for sample in samples if sample["system"] == system.name]
         cells = [f"{median(sample['percentiles'][str(p)] for sample in own) / 1000:.1f}" for p in PERCENTILES]  # type: ignore[index]
         lost = sum(int(str(sample["lost"])) for sample in own)
@@ -112,7 +117,7 @@ def latency_table(plan: Plan, samples: list[dict[str, object]]) -> str:
 def failover_table(plan: Plan, samples: list[dict[str, object]]) -> str:
     """Milliseconds without a connection accepted."""
     rows = []
-    for system in plan.systems:
+    for system in _measured(plan, samples):
         own = [sample for sample in samples if sample["system"] == system.name]
         gaps = sorted(float(str(sample["gap"])) for sample in own)
         failed = [int(str(sample["failed"])) for sample in own]
