@@ -32,6 +32,8 @@ class Ports:
     host: str
     buffers: int
     """That the two keep for themselves."""
+    huge_pages: bool = False
+    """Whether they are reserved for both; if not, a member asks for transparent ones for its tables, as it always does."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,15 @@ def baton(place: Site, system: System, ports: Ports) -> Iterator[Baton]:
             poll=settings.get("poll", "busy"),
             connections=settings.get("connections", 1 << 20),
             buffers=ports.buffers + _SPARE_BUFFERS,
-            huge_pages=settings.get("huge_pages", "auto"),
+            huge_pages="require" if ports.huge_pages else "auto",
             socket=path,
         )
     )
     log = place.home / "baton.log"
     log.write_text("")
+    binary = str(settings.get("binary", baton_binary()))
     process = Process(
-        [str(baton_binary()), "run", "--config", str(config)],
+        [binary, "run", "--config", str(config)],
         log=log,
         namespace=place.namespace,
         environment={"RUNTIME_DIRECTORY": str(place.network.directory)},
@@ -125,7 +128,7 @@ def baton(place: Site, system: System, ports: Ports) -> Iterator[Baton]:
     try:
         wait_until(lambda: _ready(process, path, log), "baton to be ready", timeout=60)
         if settings.get("role") == "passive":
-            run([str(baton_binary()), "drain", "--socket", str(path)])
+            run([binary, "drain", "--socket", str(path)])
         with ControlSocket(path) as socket:
             yield Baton(process, socket)
     finally:
@@ -183,8 +186,10 @@ def testpmd(
 ) -> Iterator[Testpmd]:
     """Runs testpmd on these ports, with as many buffers, as long bursts and as large caches as baton has."""
     buffers = ports.buffers + _SPARE_BUFFERS
-    memory = 128 + buffers * 4096 // (1 << 20)
-    eal = ["--lcores", f"0@{_CONTROL_CORE},1@{core}", "--no-huge", "-m", str(memory), "--no-shconf", "--no-pci"]
+    # Without huge pages each buffer takes a page.
+    memory = 128 + buffers * (2560 if ports.huge_pages else 4096) // (1 << 20)
+    eal = ["--lcores", f"0@{_CONTROL_CORE},1@{core}", "-m", str(memory), "--no-pci"]
+    eal += ["--in-memory"] if ports.huge_pages else ["--no-huge", "--no-shconf"]
     eal += ["--no-telemetry", "--log-level=*:warning", "--single-file-segments"]
     eal += ["--file-prefix", f"bench-{log}", "--vdev", ports.wire, "--vdev", ports.host]
     own = ["--interactive", "--nb-cores=1", f"--forward-mode={mode}", f"--total-num-mbufs={buffers}"]

@@ -53,6 +53,8 @@ class Plan:
     host: str
     rounds: int
     seconds: float
+    huge_pages: int
+    """So many are reserved while it is measured, and all systems use them; 0: none do."""
     rate: int
     """Latency: frames a second."""
     event: str
@@ -64,7 +66,7 @@ class Plan:
 
 _COMMON = ["title", "measure", "systems", "baseline", "rounds"]
 _KEYS = {
-    "throughput": [*_COMMON, "traffic", "ports", "seconds", "expect"],
+    "throughput": [*_COMMON, "traffic", "ports", "seconds", "huge_pages", "expect"],
     "latency": [*_COMMON, "seconds", "rate", "sizes"],
     "failover": [*_COMMON, "event", "events"],
 }
@@ -102,6 +104,7 @@ def load(file: Path) -> Plan:
         host=host,
         rounds=top["rounds"].integer(1, 1000) if "rounds" in top else 5,
         seconds=top["seconds"].seconds(0.5, 600) if "seconds" in top else 3.0,
+        huge_pages=top["huge_pages"].integer(0, 1 << 20) if "huge_pages" in top else 0,
         rate=top["rate"].integer(1, 1_000_000) if "rate" in top else 10_000,
         event=top["event"].choice(EVENTS) if "event" in top else "kill",
         events=top["events"].integer(1, 100) if "events" in top else 5,
@@ -124,7 +127,7 @@ def _forwarder(name: str, entry: Value) -> System:
         return System(name, kind, {"way": value.choice(["bridge"])})
     if kind == "testpmd":
         return System(name, kind, {"mode": value.choice(TESTPMD_MODES)})
-    settings = value.entries(["connections", "held", "role", "poll", "huge_pages", "orphans"])
+    settings = value.entries(["binary", "connections", "held", "role", "poll", "orphans"])
     read: dict[str, str | int | float | bool] = {}
     for key, most in (("connections", 1 << 28), ("held", 4_000_000)):
         if key in settings:
@@ -132,12 +135,13 @@ def _forwarder(name: str, entry: Value) -> System:
     for key, words in (
         ("role", ["active", "passive"]),
         ("poll", ["busy", "adaptive"]),
-        ("huge_pages", ["auto", "require", "never"]),
     ):
         if key in settings:
             read[key] = settings[key].choice(words)
     if "orphans" in settings:
         read["orphans"] = settings["orphans"].flag()
+    if "binary" in settings:
+        read["binary"] = str(_file(settings["binary"], "a baton binary"))
     if read.get("held", 0) > read.get("connections", 1 << 20):
         raise settings["held"].fault("they do not fit the table", "no more than `connections`")
     return System(name, kind, read)
@@ -167,11 +171,7 @@ def _traffic(value: Value) -> Traffic:
     if "capture" in entries:
         if len(entries) > 1:
             raise value.fault("a capture has its own frames", "either capture, or frames, mix and sizes")
-        path = Path(entries["capture"].text("a path"))
-        path = path if path.is_absolute() else value.file.parent / path
-        if not path.is_file():
-            raise entries["capture"].fault(f"there is no file {path}", "a capture, relative to this file")
-        return Traffic(capture=path)
+        return Traffic(capture=_file(entries["capture"], "a capture"))
     frames = entries["frames"].integer(1, 4_000_000) if "frames" in entries else 262_144
     mix = {"foreign": 1.0}
     if "mix" in entries:
@@ -180,6 +180,14 @@ def _traffic(value: Value) -> Traffic:
             raise entries["mix"].fault(f"the shares make {sum(mix.values()):.2%}", "shares that make 100%")
     sizes = [size.integer(60, 1514) for size in entries["sizes"].items()] if "sizes" in entries else [60]
     return Traffic(None, frames, mix, sizes)
+
+
+def _file(value: Value, what: str) -> Path:
+    path = Path(value.text("a path"))
+    path = path if path.is_absolute() else value.file.parent / path
+    if not path.is_file():
+        raise value.fault(f"there is no file {path}", f"{what}, relative to this file")
+    return path.resolve()
 
 
 def _ports(value: Value | None, measure: str) -> tuple[str, str]:

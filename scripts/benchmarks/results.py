@@ -176,6 +176,7 @@ def _description(plan: Plan) -> dict[str, object]:
         "ports": {"wire": plan.wire, "host": plan.host},
         "rounds": plan.rounds,
         "seconds": plan.seconds,
+        "huge_pages": plan.huge_pages,
         "rate": plan.rate,
         "event": plan.event,
         "events": plan.events,

@@ -50,6 +50,23 @@ def site(home: Path) -> Iterator[Site]:
         yield Site(network, here, far, home, key)
 
 
+@contextlib.contextmanager
+def huge_pages(count: int) -> Iterator[None]:
+    """So many free huge pages of the default size, for as long as it is measured."""
+    setting = Path("/proc/sys/vm/nr_hugepages")
+    before = setting.read_text()
+    if count:
+        setting.write_text(str(int(before) + count))
+    try:
+        reserved = int(setting.read_text()) - int(before)
+        if reserved < count:
+            raise RuntimeError(f"only {reserved} of {count} huge pages could be reserved")
+        yield
+    finally:
+        if count:
+            setting.write_text(before)
+
+
 def capture(traffic: Traffic) -> Path:
     """The capture of some traffic, written once."""
     if traffic.capture is not None:

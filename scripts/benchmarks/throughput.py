@@ -37,7 +37,7 @@ class Sample:
 def measure(plan: Plan, home: Path) -> list[dict[str, object]]:
     """All rounds, as JSON has them."""
     samples = []
-    with site.site(home) as place:
+    with site.huge_pages(plan.huge_pages), site.site(home) as place:
         file = site.capture(plan.traffic) if plan.wire != "null" else None
         held = max((int(system.settings.get("held", 0)) for system in plan.systems), default=0)
         with site.held_sockets(place, held):
@@ -77,16 +77,16 @@ def _ports(place: Site, plan: Plan, file: Path | None) -> Iterator[Ports]:
     frames = (file.stat().st_size // 76 + 1) if file is not None else 0
     replay = f"net_pcap0,rx_pcap={file},infinite_rx=1"
     if plan.wire == "pcap":
-        yield Ports(replay, host, frames)
+        yield Ports(replay, host, frames, plan.huge_pages > 0)
     elif plan.wire == "null":
-        yield Ports("net_null0,size=60", host, 0)
+        yield Ports("net_null0,size=60", host, 0, plan.huge_pages > 0)
     elif plan.wire == "veth":
         far = Ports(replay, "net_af_packet1,iface=wire-far", frames)
         with testpmd(place, "io", far, core=0, namespace=place.far, log="generator"):
-            yield Ports("net_af_packet0,iface=wire,blocksz=65536,framesz=2048,framecnt=4096", host, 8192)
+            yield Ports("net_af_packet0,iface=wire,blocksz=65536,framesz=2048,framecnt=4096", host, 8192, plan.huge_pages > 0)
     else:
         path = place.network.directory / "vhost.sock"
         far = Ports(replay, f"net_vhost1,iface={path},queues=1", frames)
         with testpmd(place, "io", far, core=0, namespace=place.far, log="generator"):
-            yield Ports(f"net_virtio_user0,path={path},queues=1,queue_size=1024", host, 8192)
+            yield Ports(f"net_virtio_user0,path={path},queues=1,queue_size=1024", host, 8192, plan.huge_pages > 0)
         path.unlink(missing_ok=True)
