@@ -85,7 +85,7 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> Error {
 
 /// A worker on DPDK's ports, with its idling.
 struct Pinned {
-    worker: Worker<dpdk::DpdkPort, dpdk::DpdkPort>,
+    worker: Worker<dpdk::DpdkPort, dpdk::HostPort>,
     idle: Idle,
     wait: Option<Wait>,
     clock: Clock,

@@ -79,7 +79,7 @@ fn the_client_acknowledges_another_members_syn_ack() {
     lab.server(SYN | ACK, 5000, 101).to_wire();
     lab.client(ACK, 101, 7001).cleared(DropReason::LostRace, 101);
     // Later SYN-ACKs of the loser never reach the wire, and the client's challenge ACK not its kernel.
-    lab.server(SYN | ACK, 5000, 101).dropped(DropReason::LostRace);
+    lab.server(SYN | ACK, 5000, 101).cleared(DropReason::LostRace, 101);
     lab.client(ACK, 101, 7001).dropped(DropReason::LostRace);
     lab.server(RST, 7001, 0).dropped(DropReason::StrayReset);
     assert_eq!(lab.member.established.len(), 0);
@@ -90,7 +90,7 @@ fn the_client_acknowledges_another_before_our_host_has_answered() {
     let mut lab = Lab::new(ACTIVE);
     lab.client(SYN, 100, 0).to_host();
     lab.client(ACK, 101, 7001).cleared(DropReason::LostRace, 101);
-    lab.server(SYN | ACK, 5000, 101).dropped(DropReason::LostRace);
+    lab.server(SYN | ACK, 5000, 101).cleared(DropReason::LostRace, 101);
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn a_port_reused_and_won_elsewhere_although_we_answered_too() {
     lab.server(SYN | ACK, 8000, 900_001).to_wire();
     lab.client(ACK, 900_001, 7001).dropped(DropReason::TakenOver);
     assert_eq!(ended(&lab), Some(Notice::EndSocket(TUPLE)));
-    lab.server(SYN | ACK, 8000, 900_001).dropped(DropReason::LostRace);
+    lab.server(SYN | ACK, 8000, 900_001).cleared(DropReason::LostRace, 900_001);
 }
 
 #[test]
@@ -326,7 +326,44 @@ fn a_half_open_socket_of_an_earlier_attempt_is_cleared_when_another_member_wins_
     // The host has nothing of the second SYN: its half-open socket is of the first.
     lab.client(ACK, 900_001, 7001).cleared(DropReason::LostRace, 101);
     lab.server(ACK, 5001, 101).dropped(DropReason::NoConnection);
-    lab.server(SYN | ACK, 5000, 101).dropped(DropReason::LostRace);
+    // Its next SYN-ACK says that the RST did not reach it.
+    lab.server(SYN | ACK, 5000, 101).cleared(DropReason::LostRace, 101);
+}
+
+#[test]
+fn a_spoofed_syn_makes_the_client_echo_another_timestamp_of_our_half_open_socket() {
+    let mut lab = Lab::new(ACTIVE);
+    lab.client_with(SYN, 100, 0, &timestamps_option(1, 0), &[]).to_host();
+    lab.server_with(SYN | ACK, 5000, 101, &timestamps_option(1234, 1)).to_wire();
+    lab.client(SYN, 900_000, 0).to_host();
+    lab.server_with(ACK, 5001, 101, &timestamps_option(1240, 1)).to_wire();
+    lab.client_with(ACK, 101, 5001, &timestamps_option(8, 1240), &[]).to_host();
+    lab.server(ACK, 5001, 101).to_wire();
+}
+
+#[test]
+fn of_two_attempts_in_one_window_the_nearer_is_meant() {
+    for earlier in [100, 9_000] {
+        let mut lab = Lab::new(ACTIVE);
+        lab.client(SYN, earlier, 0).to_host();
+        lab.client(RST, earlier + 1, 0).to_host();
+        lab.client(SYN, 10_000, 0).to_host();
+        // The host has not answered yet, and another member has.
+        lab.client(ACK, 10_001, 7001).cleared(DropReason::LostRace, 10_001);
+        lab.server(RST | ACK, 0, 10_001).dropped(DropReason::StrayReset);
+        lab.server(SYN | ACK, 6000, 10_001).cleared(DropReason::LostRace, 10_001);
+    }
+}
+
+#[test]
+fn after_a_clients_reset_what_the_host_takes_for_a_stray_stays_here() {
+    let mut lab = Lab::new(ACTIVE);
+    lab.connect(100, 5000);
+    // The client begins anew on another member, by a SYN that never came here.
+    lab.client(RST, 101, 0).to_host();
+    lab.client(ACK, 900_001, 7001).to_host();
+    lab.server(RST, 7001, 0).dropped(DropReason::StrayReset);
+    assert_eq!(lab.member.established.len(), 0);
 }
 
 #[test]
@@ -360,6 +397,19 @@ fn a_refusal_leaves_only_where_nobody_else_may_accept() {
             out.dropped(DropReason::RefusalHeld);
         }
     }
+}
+
+#[test]
+fn a_client_that_has_not_heard_a_refusal_is_answered_again() {
+    let mut lab = Lab::new(baton::shared::Role { may_refuse: true, ..ACTIVE });
+    lab.client(SYN, 100, 0).to_host();
+    lab.server(RST | ACK, 0, 101).to_wire();
+    lab.client(SYN, 100, 0).to_host();
+    lab.server(RST | ACK, 0, 101).to_wire();
+    // The service is back.
+    lab.client(SYN, 100, 0).to_host();
+    lab.server(SYN | ACK, 5000, 101).to_wire();
+    lab.client(ACK, 101, 5001).to_host();
 }
 
 #[test]

@@ -41,6 +41,23 @@ class Absence:
     until: int
 
 
+@dataclass(frozen=True)
+class Cut:
+    """While nothing passed between a member and some clients. Nanoseconds since 1970."""
+
+    member: str
+    clients: frozenset[str]
+    since: int
+    until: int
+
+    def hid_choice(self, stray: Stray) -> bool:
+        """Whether this is a SYN-ACK that the member repeats because the client's choice of another never reached it."""
+        client = stray.segment.destination[0]
+        repeated = stray.segment.flags & (SYN | ACK | RST) == SYN | ACK
+        missed = self.since <= stray.chosen + GRACE and stray.chosen <= self.until
+        return repeated and missed and stray.host == self.member and client in self.clients
+
+
 @dataclass
 class Life:
     """One life of a client's tuple. Times are nanoseconds since 1970."""
@@ -88,6 +105,8 @@ class Stray:
     time: int
     host: str
     segment: Tcp
+    chosen: int
+    """When the client chose its owner."""
 
 
 @dataclass
@@ -194,7 +213,7 @@ def _from_member(story: Story, frame: Frame, segment: Tcp) -> None:
     if pure and len(lives) > 1:
         story.meddling.append((frame.host, life.client, segment.flags))
     if foreign and not segment.flags & RST and not life.twins():
-        story.strays.append(Stray(frame.time, frame.host, segment))
+        story.strays.append(Stray(frame.time, frame.host, segment, life.owned_since))
 
 
 def judge(
@@ -204,11 +223,13 @@ def judge(
     *,
     resets_allowed: bool = False,
     absences: Iterable[Absence] = (),
+    cuts: Iterable[Cut] = (),
 ) -> Story:
     """Ends the captures, reads them, and expects of them what must hold in every check.
 
-    `vmac` is the VIP's virtual MAC, or each VIP's. Others may reset what an absent member owned. What else may be reset
-    with `resets_allowed` is for the check to say, but never is it a connection of another member.
+    `vmac` is the VIP's virtual MAC, or each VIP's. Others may reset what an absent member owned. Who was cut from a client
+    when it chose another may repeat its SYN-ACK, and the client's kernel may refuse that; both are set aside. What else
+    may be reset with `resets_allowed` is for the check to say, but never is it a connection of another member.
     """
     vmacs = {VIP: vmac} if isinstance(vmac, str) else vmac
     learnt = bed.table_watch.stop()
@@ -219,10 +240,22 @@ def judge(
     report.expect("the bridge learnt from its hosts", len(learnt & known), "some", bool(learnt & known))
     report.equal("the bridge's forwarding table ever held the vMAC", not learnt.isdisjoint(vmacs.values()), False)
     _judge_sources(report, story, vmacs, {member.name: member.host.mac for member in bed.members})
+    _set_aside_hidden(report, story, list(cuts))
     report.equal("segments from a member that does not own the connection", _name_strays(story), [])
     _judge_resets(report, story, list(absences), resets_allowed=resets_allowed)
     report.number("set aside: connections with two owners by one sequence number", len(story.twins()))
     return story
+
+
+def _set_aside_hidden(report: Report, story: Story, cuts: list[Cut]) -> None:
+    if not cuts:
+        return
+    hidden = [stray for stray in story.strays if any(cut.hid_choice(stray) for cut in cuts)]
+    story.strays = [stray for stray in story.strays if stray not in hidden]
+    # RFC 9293, 3.10.7.1: the number that the SYN-ACK acknowledges is the refusal's own.
+    refused = {(stray.segment.destination, stray.segment.acknowledgement) for stray in hidden}
+    story.client_resets = [reset for reset in story.client_resets if (reset.client, reset.sequence) not in refused]
+    report.number("set aside: SYN-ACKs of who was cut from the client's choice", len(hidden))
 
 
 def _judge_sources(report: Report, story: Story, vmacs: Mapping[str, str], members: dict[str, str]) -> None:

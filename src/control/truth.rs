@@ -209,7 +209,10 @@ fn verify(established: &Established, kernel: &mut dyn Kernel, tuple: &Tuple, now
         Some(Held::TimeWait) => drop(established.set_state(&mut entry, State::TimeWait)),
         // A half-open socket whose client has answered: the final ACK is on its way to it, or its accept queue is full.
         // Idle or not, it need not be asked for again soon.
-        Some(Held::Connection | Held::HalfOpen) => drop(established.touch(&mut entry, now)),
+        Some(Held::Connection | Held::HalfOpen) => {
+            established.set_state(&mut entry, State::Live);
+            established.touch(&mut entry, now);
+        }
     }
     Ok(())
 }

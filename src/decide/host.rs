@@ -38,8 +38,9 @@ impl Decider<'_> {
         let known = self.established.find(tuple, hash);
         match known {
             Some(entry) if flags.rst() && entry.state() == State::TimeWait => {
-                // A TIME_WAIT only ever acknowledges (Linux: `tcp_timewait_state_process`). So it is gone, and what the
-                // host takes for a stray may be another member's: we may have missed the SYN of it.
+                // A TIME_WAIT only ever acknowledges (Linux: `tcp_timewait_state_process`), and a client that has sent a RST
+                // says no more. So the socket is gone, and what the host takes for a stray may be another member's: we
+                // may have missed the SYN of it.
                 self.established.remove(entry);
                 Verdict::Drop(DropReason::StrayReset)
             }
@@ -74,7 +75,9 @@ impl Decider<'_> {
         match stage {
             Some(Stage::Admitted | Stage::Confirmed) => Verdict::ToWire,
             Some(Stage::Lost) if broken(Rule::LostStaysLost) => Verdict::ToWire,
-            Some(Stage::Lost) => Verdict::Drop(DropReason::LostRace),
+            Some(Stage::Lost) if broken(Rule::HalfOpenCleared) => Verdict::Drop(DropReason::LostRace),
+            // Its half-open socket is still there: the RST that was to clear it came before it, or never.
+            Some(Stage::Lost) => Verdict::ClearHalfOpen(*tuple, client_isn, DropReason::LostRace),
             Some(Stage::Seen | Stage::Answered) | None => Verdict::Drop(DropReason::NoConnection),
         }
     }
@@ -97,7 +100,8 @@ impl Decider<'_> {
         if !self.shared.role(tuple.vip).may_refuse && !broken(Rule::RefusalHeld) {
             return Verdict::Drop(DropReason::RefusalHeld);
         }
-        self.handshakes.settle(record, Stage::Lost);
+        // A client that repeats its SYN has not heard this, and the host is to answer it once more.
+        self.handshakes.settle(record, Stage::Confirmed);
         Verdict::ToWire
     }
 
@@ -121,16 +125,24 @@ impl Decider<'_> {
     }
 
     /// Whether this is the bare ACK by which a half-open socket of an earlier SYN tells a client that has begun anew
-    /// where it stands (RFC 9293, 3.10.7.4; Linux: `tcp_check_req`). The client's RST to it clears the old one.
+    /// where it stands (RFC 9293, 3.10.7.4; Linux: `tcp_check_req`). The client's RST to it clears the old one. A client
+    /// that has not begun anew, if the SYN was spoofed, echoes its timestamp from now on (RFC 7323, 4.3). So that is
+    /// recorded as if a SYN-ACK had it.
     fn is_of_half_open(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> bool {
         let flags = segment.flags();
-        flags.ack()
-            && !flags.fin()
-            && segment.data_len() == 0
-            && self
-                .handshakes
-                .find(tuple, hash, self.now)
-                .iter()
-                .any(|record| record.stage == Stage::Admitted && segment.ack() == record.client_isn.wrapping_add(1))
+        if !flags.ack() || flags.fin() || segment.data_len() > 0 {
+            return false;
+        }
+        let client_isn = segment.ack().wrapping_sub(1);
+        let records = self.handshakes.find(tuple, hash, self.now);
+        let pending = |record: &&Record| record.stage == Stage::Admitted && record.client_isn == client_isn;
+        let Some(record) = records.iter().find(pending) else { return false };
+        let isn = segment.seq().wrapping_sub(1);
+        let mut answers = record.answers.iter().filter(|answer| answer.isn == isn);
+        if answers.any(|answer| answer.timestamp.is_some()) {
+            let timestamp = segment.timestamps().map(|timestamps| timestamps.value);
+            self.handshakes.answer(tuple, hash, client_isn, Answer { isn, timestamp }, self.now);
+        }
+        true
     }
 }

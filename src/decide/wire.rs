@@ -84,6 +84,11 @@ impl Decider<'_> {
             return Verdict::Drop(DropReason::UnfinishedChecksum);
         }
         self.established.touch(&mut entry, self.now);
+        if segment.flags().rst() {
+            // From here on our host may have nothing of it. What it would reset then may be another member's: the client may
+            // have begun anew there while we did not hear (see `reply`).
+            self.established.set_state(&mut entry, State::TimeWait);
+        }
         Verdict::ToHost
     }
 
@@ -180,7 +185,9 @@ impl Decider<'_> {
         }
         let candidates = || records.iter().filter(|record| in_window(segment.seq(), record.client_isn));
         let ours = candidates().find(|record| record.stage == Stage::Admitted && acknowledges(segment, record));
-        let Some(record) = ours.or_else(|| candidates().next()) else {
+        // A client that began anew at once may be in the window of both attempts: the nearer one is meant.
+        let nearest = || candidates().min_by_key(|record| segment.seq().wrapping_sub(record.client_isn));
+        let Some(record) = ours.or_else(nearest) else {
             return Verdict::Drop(DropReason::NoConnection);
         };
         match record.stage {

@@ -31,7 +31,7 @@ pub use route::Interface;
 pub use scheduling::urgent;
 pub use setup::HostSide;
 pub use sockets::{Listing, Socket, Sockets, State};
-pub use tap::attach as attach_tap;
+pub use tap::{attach as attach_tap, offer_offloads};
 pub use truth::HostKernel;
 
 /// Why the host side cannot be set up or undone.

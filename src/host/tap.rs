@@ -1,5 +1,5 @@
-//! The TAP interface between baton and the host's stack, made so that DPDK's net_tap driver can attach to it, and so
-//! that it outlives baton: persistent, and without a carrier while nobody holds it open.
+//! The TAP interface between baton and the host's stack. It outlives baton: persistent, and without a carrier while nobody
+//! holds it open.
 #![allow(unsafe_code)] // The TUN driver is set up by ioctls alone.
 
 use std::fs::{File, OpenOptions};
@@ -18,9 +18,9 @@ pub(super) const NAME_MAX: usize = libc::IFNAMSIZ - 1;
 /// Opens the TAP `name`, which makes it if there is none. `EBUSY` or `EINVAL`: there is such an interface, and it is
 /// no multi-queue TAP.
 ///
-/// The flags are those that net_tap asks for (`tun_alloc` in drivers/net/tap/rte_eth_tap.c): `IFF_MULTI_QUEUE` must
-/// be the same on every descriptor (`tun_set_iff` in drivers/net/tun.c), and net_tap wants the packet information
-/// header, so `IFF_NO_PI` is absent. The first descriptor on an unattached TAP sets these flags anew.
+/// `IFF_MULTI_QUEUE` must be the same on every descriptor (`tun_set_iff` in drivers/net/tun.c). The rest is set anew by
+/// the first descriptor on an unattached TAP: no packet information, and before each frame the header of
+/// [`offload`](crate::port::offload::header).
 pub fn attach(name: &str) -> io::Result<File> {
     if name.is_empty() || name.len() > NAME_MAX {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -31,7 +31,7 @@ pub fn attach(name: &str) -> io::Result<File> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as _;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_MULTI_QUEUE) as _;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_MULTI_QUEUE | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as _;
     // SAFETY: `request` lives across the call and is an `ifreq`, as TUNSETIFF takes it.
     unsafe { tun_set_iff(file.as_raw_fd(), &request) }?;
     Ok(file)
@@ -40,10 +40,17 @@ pub fn attach(name: &str) -> io::Result<File> {
 /// Makes the TAP `name` if there is none, and has it stay after its last descriptor is closed; on return none is open.
 pub(super) fn make_persistent(name: &str) -> io::Result<()> {
     let file = attach(name)?;
-    // No checksum or segmentation is left to the reader: the host's frames come finished, and no larger than the MTU.
-    // SAFETY: TUNSETOFFLOAD takes its argument by value.
-    unsafe { tun_set_offload(file.as_raw_fd(), 0) }?;
     // SAFETY: TUNSETPERSIST takes its argument by value.
     unsafe { tun_set_persist(file.as_raw_fd(), 1) }?;
+    Ok(())
+}
+
+/// Has the kernel leave checksums and the segmentation of TCP over IPv4 to who reads the TAP. It holds for the interface,
+/// from now on.
+pub fn offer_offloads(queue: &File) -> io::Result<()> {
+    const TUN_F_CSUM: i32 = 1;
+    const TUN_F_TSO4: i32 = 2;
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    unsafe { tun_set_offload(queue.as_raw_fd(), TUN_F_CSUM | TUN_F_TSO4) }?;
     Ok(())
 }

@@ -20,13 +20,16 @@ mod af_packet;
 mod buffer;
 mod descriptors;
 mod devices;
+mod host;
 mod interface;
 mod losses;
 mod memory;
 mod queue;
 mod signal;
+mod tap;
 mod worker;
 
+use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
@@ -38,10 +41,15 @@ use capsule_ffi as ffi;
 use crate::config::checked::Dataplane;
 use crate::frame::Mac;
 
+use devices::HostEnd;
+use host::HostQueue;
+
 pub use buffer::MbufBuffer;
+pub use host::HostPort;
 pub use losses::Losses;
 pub use queue::DpdkPort;
 pub use signal::{Signal, Stopper};
+pub use tap::TapPort;
 pub use worker::{Turn, WorkerPorts};
 
 /// Why the ports could not be set up or run. The process cannot try again: EAL initialises once.
@@ -117,6 +125,8 @@ pub struct Runtime {
     workers: Vec<usize>,
     control_core: usize,
     ports: devices::Ports,
+    /// Of the TAP, one for each worker.
+    tap: Vec<File>,
     signals: signal::Signals,
     // Dropped last: what the ports need of the kernel's interfaces lasts as long as they do.
     _wire: Option<interface::WireInterface>,
@@ -144,21 +154,22 @@ impl Runtime {
             return Err(Error::AlreadyUsed);
         }
         let signals = signal::Signals::catch()?;
-        let taken = [&ports.wire.interface, &ports.host.interface, &ports.tap].into_iter().flatten();
-        let claims = taken.map(|name| interface::Claim::stake(name)).collect::<Result<_, _>>()?;
+        let taken = [ports.wire.interface.as_deref(), ports.host.interface()].into_iter().flatten();
+        let claims = taken.map(interface::Claim::stake).collect::<Result<_, _>>()?;
         let wire = ports.wire.interface.as_deref().map(interface::WireInterface::prepare).transpose()?;
         let real_time = signal::RealTimeSignals::hide();
         let capsule = capsule::Runtime::build(config)
             .map_err(|reason| Error::Dpdk { doing: "setting DPDK up", reason: format!("{reason:#}") })?;
         drop(real_time);
-        for interface in [&ports.wire.interface, &ports.host.interface].into_iter().flatten() {
-            af_packet::ignore_outgoing(interface)?;
+        for device in [Some(&ports.wire), ports.host.device()].into_iter().flatten() {
+            device.interface.as_deref().map(af_packet::ignore_outgoing).transpose()?;
         }
         memory::remove_runtime_directory();
         let wire_mac = queue::mac(queue::port_id(&ports.wire)?)?;
-        if ports.tap.is_some() {
-            queue::set_mac(queue::port_id(&ports.host)?, wire_mac)?;
-        }
+        let tap = match &ports.host {
+            HostEnd::Tap(name) => tap::open(name, setup.workers.len())?,
+            HostEnd::Device(_) => Vec::new(),
+        };
         let facts = Facts { wire_mac, huge_pages: memory.huge_pages, buffers: memory::pools().map(memory::size).sum() };
         Ok(Runtime {
             capsule,
@@ -166,6 +177,7 @@ impl Runtime {
             workers: setup.workers.clone(),
             control_core: setup.control_core,
             ports,
+            tap,
             signals,
             _wire: wire,
             _claims: claims,
@@ -211,15 +223,18 @@ impl Runtime {
     {
         let failed = |doing| move |reason: anyhow::Error| Error::Dpdk { doing, reason: format!("{reason:#}") };
         let wire = queue::port_id(&self.ports.wire)?;
-        let host = queue::port_id(&self.ports.host)?;
         let make = Arc::new(make);
-        for ((index, &core), arrivals) in self.workers.iter().enumerate().zip(self.arrivals()?) {
+        // First, as they are of the queues that the workers take with them.
+        let arrivals = self.arrivals()?;
+        let queues = arrivals.into_iter().zip(self.host_queues()?);
+        for ((index, &core), (arrivals, host)) in self.workers.iter().enumerate().zip(queues) {
             let make = make.clone();
             let pool = memory::pool_of_core(core)?;
             self.capsule
                 .add_pipeline_to_core(core, move |_queues| {
-                    let ports = worker::ports((core, index), (wire, host), pool, arrivals);
-                    worker::Pipeline::new(core, || make(ports))
+                    // capsule gives the cores of a port, in ascending order, its queues from 0 on.
+                    let (wire, host) = (DpdkPort::new(wire, index as u16, pool), host.port(index, pool));
+                    worker::Pipeline::new(core, || make(WorkerPorts { core, index, wire, host, arrivals }))
                 })
                 .map_err(failed("installing a worker"))?;
         }
@@ -234,12 +249,26 @@ impl Runtime {
         let failed =
             |reason: io::Error| Error::Dpdk { doing: "looking for the ports' descriptors", reason: reason.to_string() };
         let queues = self.workers.len();
-        let wire = descriptors::of_device(&self.ports.wire, None, queues).map_err(failed)?;
-        let host = descriptors::of_device(&self.ports.host, self.ports.tap.as_deref(), queues).map_err(failed)?;
-        Ok(match (wire, host) {
+        let wire = descriptors::of_device(&self.ports.wire, queues).map_err(failed)?;
+        let host = match &self.ports.host {
+            HostEnd::Tap(_) => self.tap.iter().map(TapPort::arrivals).collect::<io::Result<_>>().map(Some),
+            HostEnd::Device(device) => descriptors::of_device(device, queues),
+        };
+        Ok(match (wire, host.map_err(failed)?) {
             (Some(wire), Some(host)) => wire.into_iter().zip(host).map(|(wire, host)| Some([wire, host])).collect(),
             _ => self.workers.iter().map(|_| None).collect(),
         })
+    }
+
+    /// For each worker its way to the host.
+    fn host_queues(&mut self) -> Result<Vec<HostQueue>, Error> {
+        match &self.ports.host {
+            HostEnd::Tap(_) => Ok(self.tap.drain(..).map(HostQueue::Tap).collect()),
+            HostEnd::Device(device) => {
+                let port = queue::port_id(device)?;
+                Ok(self.workers.iter().map(|_| HostQueue::Device(port)).collect())
+            }
+        }
     }
 }
 

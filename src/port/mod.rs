@@ -9,6 +9,7 @@ use arrayvec::ArrayVec;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod memory;
+pub mod offload;
 
 /// The most frames that one burst carries.
 pub const BURST: usize = 64;

@@ -83,6 +83,8 @@ pub struct Checks {
     pub seen: Seen,
     /// Whether the client that is sent to has nobody at the other end of its connection any more: a RST is right then.
     pub abandoned: bool,
+    /// Whether it drops a RST like this one without a word.
+    pub deaf: bool,
     /// Connections of which a client was told that nobody has them any more.
     pub orphaned: BTreeSet<(Flow, u32)>,
     /// Whether every new SYN is to be answered by one member at most: with no fault and no handover under way.
@@ -230,6 +232,15 @@ impl Checks {
             self.seen.resets += u64::from(glance.flags.rst());
             return;
         }
+        // An old copy of an earlier SYN came late, or somebody has spoofed one. Nobody can tell it from a new one, so it is
+        // answered or refused; the client is not harmed, as long as it takes a refusal for none of its connection's.
+        let other_syn =
+            self.syns.get(&(flow, glance.ack.wrapping_sub(1))).filter(|_| glance.ack != iss.wrapping_add(1));
+        let answers_other_syn = other_syn.is_some_and(|syn| syn.seen_ever_by & (1 << member) != 0);
+        if answers_other_syn && (!glance.flags.rst() || self.deaf) {
+            self.seen.old_segments += 1;
+            return;
+        }
         if self.abandoned && glance.flags.rst() {
             self.seen.orphans += 1;
             self.orphaned.insert((flow, iss));
@@ -237,16 +248,9 @@ impl Checks {
         }
         let told = self.was_told(member, flow, Truth { iss, irs: Some(irs) });
         let (who, owner) = (member + 1, owners.first().map_or(0, |owner| owner + 1));
-        // An old copy of an earlier SYN came late, or somebody has spoofed one. Nobody can tell it from a new one; the
-        // client is not harmed.
-        let other_syn =
-            self.syns.get(&(flow, glance.ack.wrapping_sub(1))).filter(|_| glance.ack != iss.wrapping_add(1));
-        let to_old_syn = !glance.flags.rst() && other_syn.is_some_and(|syn| syn.seen_ever_by & (1 << member) != 0);
-        if to_old_syn {
-            self.seen.old_segments += 1;
-        } else if told {
+        if told {
             self.violate(now, Some(flow), format!("s{who} sent on a connection of s{owner}, of which it was told"));
-        } else if glance.flags.rst() {
+        } else if glance.flags.rst() && !self.deaf {
             self.violate(now, Some(flow), format!("s{who} sent a RST on a connection of s{owner}"));
         } else if glance.flags.syn() {
             self.seen.late_syn_acks += 1;

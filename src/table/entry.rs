@@ -2,7 +2,7 @@
 //!
 //! | bits | what |
 //! |---|---|
-//! | 0–1 | 0 empty, 1 busy (being entered), 2 live, 3 live and only a `TIME_WAIT` is left in the kernel |
+//! | 0–1 | 0 empty, 1 busy (being entered), 2 live, 3 live and only a `TIME_WAIT` is left in the kernel, if anything |
 //! | 2 | a SYN was seen for the tuple |
 //! | 3–10 | the VIP |
 //! | 11–21 | when a segment was last seen: ticks of 4 s, modulo 2,048, which is 2 h 16 min |
@@ -24,7 +24,7 @@ use crate::time::Time;
 pub enum State {
     /// A socket.
     Live,
-    /// Only a `TIME_WAIT`.
+    /// Only a `TIME_WAIT`, or nothing any more: its client has sent a RST.
     TimeWait,
 }
 

@@ -52,7 +52,7 @@ pub enum Stage {
     Admitted,
     /// Not handed to our host, and the client has acknowledged some other member's SYN-ACK.
     Answered,
-    /// It became established here.
+    /// It became established here, or our host has refused it.
     Confirmed,
     /// Handed to our host, and another member won.
     Lost,

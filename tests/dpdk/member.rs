@@ -42,18 +42,26 @@ impl Drop for Forwarder {
 }
 
 impl Forwarder {
+    fn send(ports: &mut WorkerPorts, burst: &mut Burst<MbufBuffer>, to_host: bool) {
+        if to_host { ports.host.send(burst) } else { ports.wire.send(burst) }
+    }
+
     fn forward(&mut self, to_host: bool) -> bool {
         let counters = &self.counters;
         let WorkerPorts { wire, host, .. } = &mut self.ports;
-        let (from, to, count) =
-            if to_host { (wire, host, &counters.from_wire) } else { (host, wire, &counters.from_host) };
-        from.receive(&mut self.burst);
+        let count = if to_host {
+            wire.receive(&mut self.burst);
+            &counters.from_wire
+        } else {
+            host.receive(&mut self.burst);
+            &counters.from_host
+        };
         if self.burst.is_empty() {
             return false;
         }
         count.fetch_add(self.burst.len() as u64, Ordering::Relaxed);
         if self.plain {
-            to.send(&mut self.burst);
+            Self::send(&mut self.ports, &mut self.burst, to_host);
             self.burst.clear();
             return true;
         }
@@ -61,7 +69,7 @@ impl Forwarder {
         self.forwarded += all as u64;
         self.burst.retain(|buffer| buffer.is_whole());
         counters.not_whole.fetch_add((all - self.burst.len()) as u64, Ordering::Relaxed);
-        to.send(&mut self.burst);
+        Self::send(&mut self.ports, &mut self.burst, to_host);
         counters.refused.fetch_add(self.burst.len() as u64, Ordering::Relaxed);
         self.burst.clear();
         true

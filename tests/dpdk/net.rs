@@ -38,6 +38,8 @@ impl Net {
         net.member("nft add table netdev fence");
         net.member("nft add chain netdev fence in { type filter hook ingress device w0 priority 0; policy drop; }");
         net.member("ip tuntap add dev t0 mode tap multi_queue");
+        let mac = net.member("cat /sys/class/net/w0/address");
+        net.member(&format!("ip link set t0 address {} up", mac.trim()));
         net.member(&format!("ip addr add {MEMBER}/24 dev t0"));
         net
     }

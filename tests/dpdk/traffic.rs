@@ -18,7 +18,7 @@ pub fn tests() -> Vec<Test> {
         ("a_worker_that_waits_is_told_of_every_frame", a_worker_that_waits),
         ("a_worker_on_the_control_core_and_a_second_queue_work", a_worker_on_the_control_core),
         ("the_tap_keeps_address_and_route_when_the_member_is_killed", the_tap_survives),
-        ("frames_longer_than_the_mtu_are_not_whole_and_harm_no_other", frames_longer_than_the_mtu),
+        ("frames_longer_than_a_buffer_are_not_whole_and_harm_no_other", frames_longer_than_a_buffer),
         ("what_the_kernel_sends_on_the_wire_is_not_received", what_the_kernel_sends),
         ("the_wire_is_left_as_it_was", the_wire_is_left_as_it_was),
     ]
@@ -94,7 +94,6 @@ fn the_tap_survives() {
     member.wait_for("worker 0");
     let mac = net.member("cat /sys/class/net/w0/address");
     assert!(opened.contains(mac.trim()), "{opened} is not of the wire's MAC {mac}");
-    assert_eq!(net.member("cat /sys/class/net/t0/address"), mac, "the TAP has not the wire's MAC");
     assert!(net.ping(56));
     let (address, route) = state();
     member.signal(libc::SIGKILL);
@@ -110,15 +109,16 @@ fn the_tap_survives() {
     assert_eq!(state().1.replace("linkdown ", ""), route, "a clean end takes the route away");
 }
 
-/// The driver has the kernel put fragments together: what comes of it fits no MTU, and sometimes no buffer.
-fn frames_longer_than_the_mtu() {
+/// The driver has the kernel put fragments together: what comes of it may be longer than the MTU, and than a buffer.
+fn frames_longer_than_a_buffer() {
     let net = Net::new();
     let member = Member::started(&net.member, &[WIRE, TAP, ADAPTIVE]);
     assert!(net.ping(1472), "the longest frame that there is");
-    assert!(!net.ping(1600) && !net.ping(4000));
+    assert!(net.ping(1600), "longer than the MTU, but it fits a buffer");
+    assert!(!net.ping(4000));
     assert!(net.ping(1472), "a frame that is too long blocks those after it");
     let counters = member.finish();
-    assert_eq!(counters.get("not_whole"), 2, "{counters:?}");
+    assert_eq!(counters.get("not_whole"), 1, "{counters:?}");
     assert_eq!(counters.get("refused"), 0, "{counters:?}");
 }
 

@@ -85,7 +85,7 @@ fn what_is_set_is_what_the_manual_says() {
         assert_eq!((tap.mac, tap.mtu, tap.up, tap.carrier), (wire.mac, 1400, true, false));
         let details = sh("ip -d link show vip0");
         assert!(
-            details.contains("tun type tap pi on vnet_hdr off multi_queue") && details.contains("persist on"),
+            details.contains("tun type tap pi off vnet_hdr on multi_queue") && details.contains("persist on"),
             "{details}"
         );
         assert_eq!(sh("ip route show table main"), main, "the main table is left alone");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use baton::frame::Mac;
 use baton::host::{HostSide, attach_tap, interface};
+use baton::port::offload::header;
 
 use crate::net::{Directory, Namespace, Packets, is_root};
 use crate::setup::{VIP, member_and_peer, plan};
@@ -47,16 +48,14 @@ fn relay(wire: &Packets, tap: &std::fs::File, own: Mac) {
             let arp_reply = frame[..6] == own.0 && frame[12..14] == [8, 6] && frame[21] == 2;
             if frame[..6] == VMAC.0 || frame[..6] == MULTICAST_VMAC.0 || arp_reply {
                 frame[..6].copy_from_slice(&own.0);
-                // The packet information header: flags and the EtherType (`struct tun_pi`).
-                let header = [0, 0, frame[12], frame[13]];
-                if (&*tap).write_all(&[&header[..], &frame].concat()).is_err() {
+                if (&*tap).write_all(&[&header::FINISHED[..], &frame].concat()).is_err() {
                     return;
                 }
             }
         }
         if let Ok(length) = (&*tap).read(&mut buffer) {
             idle = false;
-            wire.send(&buffer[4..length]);
+            wire.send(&buffer[header::LEN..length]);
         }
         if idle {
             std::thread::sleep(Duration::from_micros(200));

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..clients.control import Client, Connection, long_connections
 from ..cluster import CLIENT_ADDRESSES, Testbed, testbed
-from ..judge import Absence, Story, judge
+from ..judge import Absence, Cut, Story, judge
 from ..member import HEARTBEAT_ETHERTYPE, Member
 from ..shell import wait_until
 from ..topology import Host
@@ -117,7 +117,13 @@ def split_2_2(context: Context) -> None:
         outcomes = [(place, c) for place in places for client in place.clients for c in client.stop().connections]
         # To the members of the other side, and to what they call orphans, a member is as good as dead meanwhile.
         away = [Absence(member.name, parted, healed) for member in bed.members]
-        story = judge(report, bed, vmac, absences=away)
+        cuts = [
+            Cut(member.name, frozenset(place.addresses), parted, healed)
+            for place in places
+            for member in bed.members
+            if place.cut_from(member.name)
+        ]
+        story = judge(report, bed, vmac, absences=away, cuts=cuts)
     sides = [name in _SIDES[0] for name in actives]
     report.expect("members active while parted", actives, "one on each side", sorted(sides) == [False, True])
     report.number("one active again after (ms)", converged * 1000)

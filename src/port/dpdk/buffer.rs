@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 
 use capsule_ffi as ffi;
 
+use super::memory::Pool;
 use crate::port::Buffer;
 
 /// Owns one rte_mbuf chain, and frees it to its pool when dropped.
@@ -42,6 +43,15 @@ impl MbufBuffer {
         // More bytes on the wire than in the buffer: just what a frame that was cut off is.
         mbuf.pkt_len = u32::from(mbuf.data_len) + 1;
     }
+}
+
+/// A fresh buffer with a frame of `len` bytes of any value, or none when the pool is exhausted or `len` too large.
+pub(super) fn allocate(pool: Pool, len: usize) -> Option<MbufBuffer> {
+    // SAFETY: the pool lives as long as the run.
+    let mbuf = NonNull::new(unsafe { ffi::_rte_pktmbuf_alloc(pool.as_ptr()) })?;
+    // SAFETY: fresh from the pool: one reference, ours.
+    let mut buffer = unsafe { MbufBuffer::from_raw(mbuf) };
+    buffer.resize(len).then_some(buffer)
 }
 
 impl Buffer for MbufBuffer {

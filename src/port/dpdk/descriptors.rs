@@ -14,19 +14,9 @@ use super::devices::Device;
 
 /// For each of `queues` queues of a device a descriptor that is readable while a frame waits; none if the kernel has none
 /// of this device.
-pub(super) fn of_device(device: &Device, tap: Option<&str>, queues: usize) -> io::Result<Option<Vec<OwnedFd>>> {
-    let of_interface = |index| own(|descriptor| af_packet::is_receiving_packet_socket(descriptor, index));
-    let mut found = match (&device.interface, tap) {
-        (Some(interface), _) => match super::interface::index(interface) {
-            Ok(index) => of_interface(index)?,
-            Err(_) => return Ok(None),
-        },
-        (None, Some(tap)) => {
-            // The first one is detached from its queue: the driver only keeps the interface alive with it.
-            own(|descriptor| is_attached_to_tap(descriptor, tap))?.into_iter().skip(1).collect()
-        }
-        (None, None) => return Ok(None),
-    };
+pub(super) fn of_device(device: &Device, queues: usize) -> io::Result<Option<Vec<OwnedFd>>> {
+    let Some(Ok(index)) = device.interface.as_deref().map(super::interface::index) else { return Ok(None) };
+    let mut found = own(|descriptor| af_packet::is_receiving_packet_socket(descriptor, index))?;
     found.truncate(queues);
     if found.len() < queues {
         return Ok(None);
@@ -45,12 +35,6 @@ pub(super) fn own(wanted: impl Fn(RawFd) -> bool) -> io::Result<Vec<RawFd>> {
     }
     found.sort_unstable();
     Ok(found)
-}
-
-/// The kernel names the interface of a descriptor of /dev/net/tun (tun_chr_show_fdinfo).
-fn is_attached_to_tap(descriptor: RawFd, tap: &str) -> bool {
-    let Ok(text) = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")) else { return false };
-    text.lines().any(|line| line.strip_prefix("iff:").is_some_and(|name| name.trim() == tap))
 }
 
 /// A descriptor of our own beside the driver's, as that one closes with its port.

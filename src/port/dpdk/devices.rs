@@ -12,13 +12,6 @@ const CACHE: usize = 256;
 /// Descriptors of a NIC's ring; drivers without rings of their own ignore it.
 const RING: usize = 1024;
 
-/// net_tap fills as many buffers as descriptors but uses one.
-const TAP_RING: usize = 64;
-
-/// The longest frame that net_tap takes at an MTU of 1500, which it sets: header, VLAN tag and a place for the FCS. It
-/// refuses a longer one each time, and with it all that come after it.
-const TAP_LONGEST: usize = 1500 + 22;
-
 /// A device as EAL and capsule name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Device {
@@ -34,15 +27,38 @@ pub(super) struct Device {
 #[derive(Clone, Debug)]
 pub(super) struct Ports {
     pub(super) wire: Device,
-    pub(super) host: Device,
-    /// The host's TAP, which gets the wire's MAC.
-    pub(super) tap: Option<String>,
+    pub(super) host: HostEnd,
     wire_is_pci: bool,
+}
+
+/// What leads to the host's stack.
+#[derive(Clone, Debug)]
+pub(super) enum HostEnd {
+    /// A TAP of this name, opened by ourselves.
+    Tap(String),
+    Device(Device),
+}
+
+impl HostEnd {
+    /// The kernel's interface behind it, which nobody else may use.
+    pub(super) fn interface(&self) -> Option<&str> {
+        match self {
+            HostEnd::Tap(name) => Some(name),
+            HostEnd::Device(device) => device.interface.as_deref(),
+        }
+    }
+
+    pub(super) fn device(&self) -> Option<&Device> {
+        match self {
+            HostEnd::Tap(_) => None,
+            HostEnd::Device(device) => Some(device),
+        }
+    }
 }
 
 /// Which devices.
 pub(super) fn plan(setup: &Dataplane) -> Result<Ports, Error> {
-    let mut wire = match &setup.wire {
+    let wire = match &setup.wire {
         Wire::Interface(name) => {
             interface::index(name)?;
             let arguments = af_packet::arguments(name, setup.workers.len());
@@ -51,24 +67,18 @@ pub(super) fn plan(setup: &Dataplane) -> Result<Ports, Error> {
         Wire::Pci(address) => Device::new(address, None),
         Wire::Vdev(text) => Device::from_vdev(text),
     };
-    let (host, tap) = match &setup.host.device {
+    let host = match &setup.host.device {
         HostDevice::Tap(name) => {
             interface::check_tap(name)?;
-            // At once where it is known: at each change of its MAC an interface forgets its neighbours.
-            let mac = wire.interface.as_deref().map(interface::mac).transpose()?;
-            let mac = mac.map(|mac| format!(",mac={mac}")).unwrap_or_default();
-            // persist: without it the driver takes the interface down in the end, and its routes with it.
-            let device = Device::new("net_tap_host", Some(format!("iface={name},persist{mac}")));
-            wire.cut_at = wire.cut_at.min(TAP_LONGEST + 1);
-            (device, Some(name.clone()))
+            HostEnd::Tap(name.clone())
         }
-        HostDevice::Vdev(text) => (Device::from_vdev(text), None),
+        HostDevice::Vdev(text) => HostEnd::Device(Device::from_vdev(text)),
     };
-    if wire.device == host.device {
+    if host.device().is_some_and(|host| host.device == wire.device) {
         let reason = format!("wire and host are both the device {}", wire.device);
         return Err(Error::Dpdk { doing: "choosing devices", reason });
     }
-    Ok(Ports { wire, host, tap, wire_is_pci: matches!(setup.wire, Wire::Pci(_)) })
+    Ok(Ports { wire, host, wire_is_pci: matches!(setup.wire, Wire::Pci(_)) })
 }
 
 impl Device {
@@ -98,25 +108,24 @@ pub(super) fn capsule_config(
     ports: &Ports,
     memory: &Plan,
 ) -> Result<capsule::config::RuntimeConfig, Error> {
-    let port = |name: &str, device: &Device, promiscuous: bool, ring: usize| -> Value {
+    let port = |name: &str, device: &Device, promiscuous: bool| -> Value {
         json!({
             "name": name, "device": device.device, "args": device.args, "cores": setup.workers,
-            "rxd": ring, "txd": ring, "promiscuous": promiscuous, "multicast": name == "wire",
+            "rxd": RING, "txd": RING, "promiscuous": promiscuous, "multicast": name == "wire",
         })
     };
     // Frames for the vMAC are not for the NIC's own MAC. Of a kernel's interface, WireInterface takes care.
     let promiscuous = ports.wire.interface.is_none();
-    let host_ring = if ports.tap.is_some() { TAP_RING } else { RING };
+    let wire = port("wire", &ports.wire, promiscuous);
+    let host = ports.host.device().map(|device| port("host", device, false));
+    let devices: Vec<Value> = [wire].into_iter().chain(host).collect();
     let document = json!({
         "app_name": "baton",
         "app_group": format!("baton-{}", file_name(node)),
         "master_core": setup.control_core,
         "mempool": { "capacity": memory.buffers, "cache_size": CACHE },
         "dpdk_args": eal_arguments(setup, ports, memory)?,
-        "ports": [
-            port("wire", &ports.wire, promiscuous, RING),
-            port("host", &ports.host, false, host_ring),
-        ],
+        "ports": devices,
     });
     serde_json::from_value(document)
         .map_err(|reason| Error::Dpdk { doing: "configuring capsule", reason: reason.to_string() })
@@ -127,10 +136,6 @@ fn eal_arguments(setup: &Dataplane, ports: &Ports, memory: &Plan) -> Result<Stri
     // Of log levels the last one counts for libraries, but the first for drivers, which are loaded after all were read.
     let own_levels = || setup.eal.iter().filter(|argument| argument.starts_with("--log-level="));
     let mut arguments: Vec<String> = own_levels().cloned().collect();
-    if ports.tap.is_some() {
-        // It complains that there is no signal, no second process and no multiq qdisc, none of which is wanted.
-        arguments.push("--log-level=pmd.net.tap:critical".to_owned());
-    }
     arguments.extend(["--log-level=*:warning", "--no-telemetry"].map(str::to_owned));
     if memory.huge_pages {
         // In memory only: no files in a hugetlbfs that outlive a crash.
@@ -142,7 +147,8 @@ fn eal_arguments(setup: &Dataplane, ports: &Ports, memory: &Plan) -> Result<Stri
     if !ports.wire_is_pci {
         arguments.push("--no-pci".to_owned());
     }
-    if [&ports.wire, &ports.host].iter().any(|port| port.device.starts_with("net_virtio_user")) {
+    let mut devices = [Some(&ports.wire), ports.host.device()].into_iter().flatten();
+    if devices.any(|port| port.device.starts_with("net_virtio_user")) {
         // The memory is handed to the vhost side as files, of which the protocol carries eight.
         arguments.push("--single-file-segments".to_owned());
     }

@@ -7,7 +7,6 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use super::Error;
-use crate::frame::Mac;
 
 /// A claim to an interface, so that two members never share one by mistake: the kernel would let them, and give each a
 /// part of the frames. It is a socket bound to a name in this network namespace, and ends with the process.
@@ -145,13 +144,6 @@ const ETHTOOL_GGRO: u32 = 0x2b;
 const ETHTOOL_SGRO: u32 = 0x2c;
 const ETH_FLAG_LRO: u32 = 1 << 15;
 
-/// The interface's MAC.
-pub(super) fn mac(interface: &str) -> Result<Mac, Error> {
-    let text = fs::read_to_string(format!("/sys/class/net/{interface}/address"))
-        .map_err(|_| refused(interface, "there is none of this name".to_owned()))?;
-    text.trim().parse().map_err(|_| refused(interface, format!("it has no MAC ({})", text.trim())))
-}
-
 /// The kernel's number of the interface.
 pub(super) fn index(interface: &str) -> Result<u32, Error> {
     let name = std::ffi::CString::new(interface).map_err(|reason| refused(interface, reason.to_string()))?;
@@ -162,8 +154,8 @@ pub(super) fn index(interface: &str) -> Result<u32, Error> {
     }
 }
 
-/// Refuses what net_tap could not attach to, and would only say "Invalid argument" of. A TAP that does not exist is fine:
-/// the driver creates it, persistent.
+/// Refuses what cannot be attached to, of which the kernel would only say "Invalid argument". A TAP that does not exist is
+/// made.
 pub(super) fn check_tap(name: &str) -> Result<(), Error> {
     const IFF_TAP: u32 = 0x0002;
     const IFF_MULTI_QUEUE: u32 = 0x0100;

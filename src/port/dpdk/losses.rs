@@ -19,7 +19,7 @@ impl Losses {
     pub(super) fn of(wire: &Device, queues: usize) -> Result<Losses, Error> {
         let sockets = match wire.interface {
             // Without its sockets the rest is still counted.
-            Some(_) => descriptors::of_device(wire, None, queues).ok().flatten().unwrap_or_default(),
+            Some(_) => descriptors::of_device(wire, queues).ok().flatten().unwrap_or_default(),
             None => Vec::new(),
         };
         Ok(Losses { port: queue::port_id(wire)?, sockets, lost_by_sockets: 0 })

@@ -2,11 +2,11 @@
 
 use std::ffi::CString;
 use std::marker::PhantomData;
-use std::ptr::{self, NonNull};
+use std::ptr;
 
 use capsule_ffi as ffi;
 
-use super::buffer::MbufBuffer;
+use super::buffer::{self, MbufBuffer};
 use super::devices::Device;
 use super::memory::Pool;
 use super::{Error, dpdk_error};
@@ -76,11 +76,7 @@ impl Port for DpdkPort {
     }
 
     fn allocate(&mut self, len: usize) -> Option<MbufBuffer> {
-        // SAFETY: the pool lives as long as the run.
-        let mbuf = NonNull::new(unsafe { ffi::_rte_pktmbuf_alloc(self.pool.as_ptr()) })?;
-        // SAFETY: fresh from the pool: one reference, ours.
-        let mut buffer = unsafe { MbufBuffer::from_raw(mbuf) };
-        buffer.resize(len).then_some(buffer)
+        buffer::allocate(self.pool, len)
     }
 }
 
@@ -123,15 +119,5 @@ pub(super) fn mac(port: PortId) -> Result<Mac, Error> {
     match unsafe { ffi::rte_eth_macaddr_get(port.id, &mut address) } {
         0 => Ok(Mac(address.addr_bytes)),
         result => Err(dpdk_error("reading a port's MAC", result)),
-    }
-}
-
-/// Gives the port a MAC; nothing happens where it has it already.
-pub(super) fn set_mac(port: PortId, mac: Mac) -> Result<(), Error> {
-    let mut address = ffi::rte_ether_addr { addr_bytes: mac.0 };
-    // SAFETY: DPDK copies the address.
-    match unsafe { ffi::rte_eth_dev_default_mac_addr_set(port.id, &mut address) } {
-        0 => Ok(()),
-        result => Err(dpdk_error("setting the host port's MAC", result)),
     }
 }

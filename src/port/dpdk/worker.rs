@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::memory::Pool;
-use super::queue::{DpdkPort, PortId};
+use super::host::HostPort;
+use super::queue::DpdkPort;
 
 /// Turns between two looks at the executor, which costs about as much as a few empty turns; a stop takes effect after at
 /// most that many.
@@ -30,21 +30,9 @@ pub struct WorkerPorts {
     /// Its queue pair towards the switch.
     pub wire: DpdkPort,
     /// Its queue pair towards the host's stack.
-    pub host: DpdkPort,
+    pub host: HostPort,
     /// Descriptors that are readable while a frame waits in the queues of wire and host, if the kernel has any.
     pub arrivals: Option<[OwnedFd; 2]>,
-}
-
-/// The ports of the worker on `core`. capsule gives the cores of a port, in ascending order, its queues from 0 on.
-pub(super) fn ports(
-    (core, index): (usize, usize),
-    (wire, host): (PortId, PortId),
-    pool: Pool,
-    arrivals: Option<[OwnedFd; 2]>,
-) -> WorkerPorts {
-    let queue = index as u16;
-    let (wire, host) = (DpdkPort::new(wire, queue, pool), DpdkPort::new(host, queue, pool));
-    WorkerPorts { core, index, wire, host, arrivals }
 }
 
 /// A [`Turn`] that capsule's executor polls for ever.

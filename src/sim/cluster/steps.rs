@@ -36,6 +36,7 @@ impl Cluster {
             Event::ToHost(index, boots, frames) => {
                 if self.members[index].boots == boots {
                     for frame in &frames {
+                        self.note_host(index, frame);
                         self.members[index].kernel.receive(frame, at);
                     }
                     self.host(index);
@@ -157,6 +158,15 @@ impl Cluster {
         }
     }
 
+    /// What a member's baton lets through to its host.
+    fn note_host(&mut self, index: usize, frame: &[u8]) {
+        if let Some(glance) = Glance::at(frame)
+            && self.client_of.contains_key(glance.flow.local.ip())
+        {
+            self.trace.received(self.now, Place::Host(index), glance.flow, glance);
+        }
+    }
+
     /// A member's frame leaves for the switch.
     fn leave(&mut self, index: usize, frame: Frame) {
         let glance = Glance::at(&frame);
@@ -167,6 +177,7 @@ impl Cluster {
             vip.map_or(0, |vip| self.actives_of(vip).into_iter().fold(0, |actives, member| actives | 1 << member));
         self.checks.abandoned =
             refuses && seen.is_some_and(|(glance, truth)| self.is_abandoned(index, glance.flow.reversed(), truth));
+        self.checks.deaf = refuses && seen.is_some_and(|(glance, _)| self.is_deaf(glance));
         self.checks.sent(index, &frame, seen, actives, self.now);
         if let Some(glance) = glance
             && self.client_of.contains_key(glance.flow.remote.ip())
@@ -188,6 +199,13 @@ impl Cluster {
                 || (machine.daemon.is_none() && machine.left_for_good)
                 || silent + LATE >= self.options.orphans_after
         })
+    }
+
+    /// Whether a client drops this RST without a word.
+    fn is_deaf(&self, reset: &Glance) -> bool {
+        let client = self.client_of.get(reset.flow.remote.ip()).map(|&client| &self.clients[client].kernel);
+        let socket = client.and_then(|kernel| kernel.socket(reset.flow.reversed()));
+        socket.is_some_and(|socket| !socket.may_heed_reset(reset.seq))
     }
 
     /// A host has moved: its service goes on, its frames go to baton.

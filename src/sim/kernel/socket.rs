@@ -193,6 +193,13 @@ impl Socket {
         self.state != State::SynSent
     }
 
+    /// Whether a RST with this sequence number may do anything here, now or when it arrives: end the connection or bring a
+    /// challenge ACK. That takes a place in the window, into which it may move by one more window until then, or right
+    /// before it after a FIN; any other RST is dropped without a word (RFC 5961, 3.2; RFC 9293, 3.10.7.4).
+    pub fn may_heed_reset(&self, seq: u32) -> bool {
+        seq.wrapping_sub(self.inbox.next.wrapping_sub(1)) <= 1 + 2 * u32::from(u16::MAX)
+    }
+
     /// Whether the peer has closed and all it sent was read.
     pub fn at_end(&self) -> bool {
         self.inbox.at_end()
