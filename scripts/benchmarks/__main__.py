@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--check", action="store_true", help="only say whether the files are right")
     parser.add_argument("--rounds", type=int, help="another number than the file's")
-    parser.add_argument("--only", action="append", default=[], metavar="SYSTEM", help="only this one of the file's systems")
+    parser.add_argument("--only", action="append", default=[], metavar="SYSTEM", help="only this one of the file's")
     parser.add_argument("--append", action="store_true", help="more rounds to those of an earlier run of this file")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "target" / "bench", help="where results go")
     options = parser.parse_args()

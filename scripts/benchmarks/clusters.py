@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.cluster import CLIENT_ADDRESSES, CLIENT_SYSCTLS
-from testbed.member import HEARTBEAT_ETHERTYPE, MEMBER_SYSCTLS, VIP, Member, Settings, VipSettings, wait_ready, write_key
+from testbed.member import HEARTBEAT_ETHERTYPE, MEMBER_SYSCTLS, VIP
+from testbed.member import Member, Settings, VipSettings, wait_ready, write_key
 from testbed.shell import Process, run, wait_until
 from testbed.topology import SUBNET_PREFIX, Host, Network, write_sysctls
 from testbed.web import Service
@@ -156,10 +157,11 @@ class AddressCluster(Cluster):
     def _start(self, host: Host) -> Process: ...
 
     def _holders(self) -> list[str]:
-        return [host.name for host in self.bed.servers if VIP in run(_ADDRESSES(host))]
+        return [host.name for host in self.bed.servers if VIP in run(_list_addresses(host))]
 
     def active(self) -> str:
-        wait_until(lambda: len(self._holders()) == 1, "one holder of the address", timeout=self.patience + 20, every=0.05)
+        patience = self.patience + 20
+        wait_until(lambda: len(self._holders()) == 1, "one holder of the address", timeout=patience, every=0.05)
         return self._holders()[0]
 
     def kill(self, name: str) -> None:
@@ -186,7 +188,7 @@ class AddressCluster(Cluster):
         """Whoever was killed left the address behind."""
         host = next(host for host in self.bed.servers if host.name == name)
         with contextlib.suppress(Exception):
-            prefix = next(word for word in run(_ADDRESSES(host)).split() if word.startswith(f"{VIP}/"))
+            prefix = next(word for word in run(_list_addresses(host)).split() if word.startswith(f"{VIP}/"))
             run(["ip", "-n", host.namespace, "address", "delete", prefix, "dev", "eth0"])
 
     def part(self, name: str) -> None:
@@ -199,7 +201,7 @@ class AddressCluster(Cluster):
             service.stop()
 
 
-def _ADDRESSES(host: Host) -> list[str]:
+def _list_addresses(host: Host) -> list[str]:
     return ["ip", "-n", host.namespace, "-o", "-4", "address", "show", "dev", "eth0"]
 
 

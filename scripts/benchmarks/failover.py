@@ -1,5 +1,7 @@
-"""How long new connections are not accepted when the active server dies, hands over, or is cut off from the others: every
-system by the same client, which attempts a connection every 2 ms, each on a socket of its own."""
+"""How long new connections are not accepted when the active server dies, hands over, or is cut off from the others.
+
+Every system is measured by the same client, which attempts a connection every 2 ms, each on a socket of its own.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""What moves frames between two ports: baton, DPDK's testpmd, the kernel's bridge. All are counted alike: frames received
-from the wire."""
+"""What moves frames between two ports: baton, DPDK's testpmd, the kernel's bridge.
+
+All are counted alike: frames received from the wire.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ class Ports:
     buffers: int
     """That the two keep for themselves."""
     huge_pages: bool = False
-    """Whether they are reserved for both; if not, a member asks for transparent ones for its tables, as it always does."""
+    """Whether they are reserved for all. If not, a member asks for transparent ones for its tables, as ever."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,13 @@ class Testpmd:
 
 @contextlib.contextmanager
 def testpmd(
-    place: Site, mode: str, ports: Ports, *, core: int = _WORKER_CORE, namespace: str | None = None, log: str = "testpmd"
+    place: Site,
+    mode: str,
+    ports: Ports,
+    *,
+    core: int = _WORKER_CORE,
+    namespace: str | None = None,
+    log: str = "testpmd",
 ) -> Iterator[Testpmd]:
     """Runs testpmd on these ports, with as many buffers, as long bursts and as large caches as baton has."""
     buffers = ports.buffers + _SPARE_BUFFERS

@@ -32,7 +32,8 @@ def measure(plan: Plan, home: Path) -> list[dict[str, object]]:
                 sample = _once(place, plan, system)
                 samples.append({"system": system.name, "round": number, **sample})
                 median, tail = (sample["percentiles"][at] / 1000 for at in ("50", "99.99"))  # type: ignore[index]
-                print(f"  round {number + 1}: {system.name:24} p50 {median:8.1f} µs  p99.99 {tail:8.1f} µs", flush=True)
+                figures = f"p50 {median:8.1f} µs  p99.99 {tail:8.1f} µs"
+                print(f"  round {number + 1}: {system.name:24} {figures}", flush=True)
     return samples
 
 

@@ -92,7 +92,8 @@ def load(file: Path) -> Plan:
     wire, host = _ports(top.get("ports"), measure)
     for system in systems:
         if system.kind == "kernel" and (wire, host) != ("veth", "veth"):
-            raise top["systems"].entries()[system.name].fault("the kernel has no such port", "ports: {wire: veth, host: veth}")
+            place = top["systems"].entries()[system.name]
+            raise place.fault("the kernel has no such port", "ports: {wire: veth, host: veth}")
     return Plan(
         name=file.stem,
         title=top["title"].text() if "title" in top else file.stem,

@@ -9,7 +9,8 @@ import matplotlib
 
 matplotlib.use("svg")
 # Text stays text: small files that can be searched, in the reader's fonts.
-matplotlib.rcParams.update({"svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+matplotlib.rcParams.update({"svg.fonttype": "none", "font.size": 9})
+matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
 from matplotlib import pyplot  # noqa: E402 (the backend first)
 
@@ -41,7 +42,8 @@ def _throughput(axes: Any, plan: Plan, samples: list[dict[str, Any]]) -> None:
     for place, summary in enumerate(summarise(rates, plan.baseline)):
         colour = "0.7" if summary.system == plan.baseline else "tab:blue"
         axes.barh(place, summary.figure / 1e6, color=colour, height=0.6)
-        axes.plot([rate / 1e6 for rate in rates[summary.system].values()], [place] * len(rates[summary.system]), "k.", ms=3)
+        dots = [rate / 1e6 for rate in rates[summary.system].values()]
+        axes.plot(dots, [place] * len(dots), "k.", ms=3)
         ratio = f"{summary.ratio:.2f}" if summary.ratio is not None else ""
         axes.annotate(ratio, (summary.most / 1e6, place), xytext=(5, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(rates)), list(rates))
@@ -55,7 +57,8 @@ def _latency(axes: Any, plan: Plan, samples: list[dict[str, Any]]) -> None:
     for name in _names(plan, samples):
         own = [sample for sample in samples if sample["system"] == name]
         for number, sample in enumerate(own):
-            line = axes.plot(*_percentiles(sample["recorded"]), color=f"C{_names(plan, samples).index(name)}", lw=1.2 if number == 0 else 0.5)
+            colour, width = f"C{_names(plan, samples).index(name)}", 1.2 if number == 0 else 0.5
+            line = axes.plot(*_percentiles(sample["recorded"]), color=colour, lw=width)
             line[0].set_label(name if number == 0 else None)
     axes.set_xscale("log")
     axes.set_yscale("log")

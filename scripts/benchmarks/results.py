@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from .plan import Plan, System
 
@@ -47,11 +48,11 @@ def summarise(values: dict[str, dict[int, float]], baseline: str) -> list[Summar
     return summaries
 
 
-def by_round(samples: list[dict[str, object]], figure: str) -> dict[str, dict[int, float]]:
+def by_round(samples: list[dict[str, Any]], figure: str) -> dict[str, dict[int, float]]:
     """A figure of the samples by system and round."""
     values: dict[str, dict[int, float]] = {}
     for sample in samples:
-        values.setdefault(str(sample["system"]), {})[int(str(sample["round"]))] = float(str(sample[figure]))
+        values.setdefault(str(sample["system"]), {})[int(sample["round"])] = float(sample[figure])
     return values
 
 
@@ -72,7 +73,7 @@ def quantile(ordered: list[float], percent: float) -> float:
     return ordered[max(0, min(len(ordered), int(place)) - 1)]
 
 
-def _measured(plan: Plan, samples: list[dict[str, object]]) -> list[System]:
+def _measured(plan: Plan, samples: list[dict[str, Any]]) -> list[System]:
     """Those of the file's systems that there are samples of."""
     return [system for system in plan.systems if any(sample["system"] == system.name for sample in samples)]
 
@@ -83,7 +84,7 @@ def _ratio(summary: Summary) -> list[str]:
     return [f"{summary.ratio:.3f}", f"{summary.ratio_least:.3f} to {summary.ratio_most:.3f}"]
 
 
-def throughput_table(plan: Plan, samples: list[dict[str, object]]) -> str:
+def throughput_table(plan: Plan, samples: list[dict[str, Any]]) -> str:
     """Millions of frames a second."""
     passed, share = by_round(samples, "passed"), by_round(samples, "share")
     rows = []
@@ -103,27 +104,27 @@ def throughput_table(plan: Plan, samples: list[dict[str, object]]) -> str:
     return table(headings, rows)
 
 
-def latency_table(plan: Plan, samples: list[dict[str, object]]) -> str:
+def latency_table(plan: Plan, samples: list[dict[str, Any]]) -> str:
     """Microseconds, medians of the rounds."""
     rows = []
     for system in _measured(plan, samples):
         own = [sample for sample in samples if sample["system"] == system.name]
-        cells = [f"{median(sample['percentiles'][str(p)] for sample in own) / 1000:.1f}" for p in PERCENTILES]  # type: ignore[index]
-        lost = sum(int(str(sample["lost"])) for sample in own)
-        rows.append([system.name, *cells, f"{max(float(str(s['longest'])) for s in own) / 1000:.0f}", str(lost)])
+        cells = [f"{median(sample['percentiles'][str(p)] for sample in own) / 1000:.1f}" for p in PERCENTILES]
+        lost = sum(int(sample["lost"]) for sample in own)
+        rows.append([system.name, *cells, f"{max(float(s['longest']) for s in own) / 1000:.0f}", str(lost)])
     return table(["system, µs", *(f"p{p:g}" for p in PERCENTILES), "longest", "lost"], rows)
 
 
-def failover_table(plan: Plan, samples: list[dict[str, object]]) -> str:
+def failover_table(plan: Plan, samples: list[dict[str, Any]]) -> str:
     """Milliseconds without a connection accepted."""
     rows = []
     for system in _measured(plan, samples):
         own = [sample for sample in samples if sample["system"] == system.name]
-        gaps = sorted(float(str(sample["gap"])) for sample in own)
-        failed = [int(str(sample["failed"])) for sample in own]
-        broken = [int(str(sample["broken"])) for sample in own if sample.get("broken") is not None]
+        gaps = sorted(float(sample["gap"]) for sample in own)
+        failed = [int(sample["failed"]) for sample in own]
+        broken = [int(sample["broken"]) for sample in own if sample.get("broken") is not None]
         cells = [f"{value:.1f}" for value in (gaps[0], median(gaps), quantile(gaps, 90), gaps[-1])]
-        usual = median(float(str(sample["usual"])) for sample in own)
+        usual = median(float(sample["usual"]) for sample in own)
         lost = [f"{sum(failed) / len(failed):.1f}", str(sum(broken)) if broken else "-"]
         rows.append([system.name, str(len(gaps)), *cells, f"{usual:.1f}", *lost])
     return table(["system, ms", "times", "least", "median", "p90", "most", "usual", "failed each", "broken"], rows)
@@ -132,7 +133,7 @@ def failover_table(plan: Plan, samples: list[dict[str, object]]) -> str:
 TABLES = {"throughput": throughput_table, "latency": latency_table, "failover": failover_table}
 
 
-def shortfalls(plan: Plan, samples: list[dict[str, object]]) -> list[str]:
+def shortfalls(plan: Plan, samples: list[dict[str, Any]]) -> list[str]:
     """What fell short of what the file expects."""
     if plan.measure != "throughput" or not plan.least:
         return []
@@ -144,7 +145,7 @@ def shortfalls(plan: Plan, samples: list[dict[str, object]]) -> list[str]:
     return found
 
 
-def earlier(plan: Plan, file: Path) -> list[dict[str, object]]:
+def earlier(plan: Plan, file: Path) -> list[dict[str, Any]]:
     """The samples of an earlier run of the same benchmark, if there is one."""
     if not file.exists():
         return []
@@ -153,11 +154,11 @@ def earlier(plan: Plan, file: Path) -> list[dict[str, object]]:
     different = [key for key, value in wanted.items() if key != "rounds" and content.get(key) != value]
     if different:
         raise SystemExit(f"{file} is of another benchmark: {', '.join(different)} differ; run without --append")
-    samples: list[dict[str, object]] = content["samples"]
+    samples: list[dict[str, Any]] = content["samples"]
     return samples
 
 
-def write(plan: Plan, file: Path, machine: dict[str, object], samples: list[dict[str, object]]) -> None:
+def write(plan: Plan, file: Path, machine: dict[str, object], samples: list[dict[str, Any]]) -> None:
     """All of it as JSON, raw samples included."""
     content = {**_description(plan), "machine": machine, "samples": samples}
     file.parent.mkdir(parents=True, exist_ok=True)

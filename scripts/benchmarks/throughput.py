@@ -83,7 +83,8 @@ def _ports(place: Site, plan: Plan, file: Path | None) -> Iterator[Ports]:
     elif plan.wire == "veth":
         far = Ports(replay, "net_af_packet1,iface=wire-far", frames)
         with testpmd(place, "io", far, core=0, namespace=place.far, log="generator"):
-            yield Ports("net_af_packet0,iface=wire,blocksz=65536,framesz=2048,framecnt=4096", host, 8192, plan.huge_pages > 0)
+            wire = "net_af_packet0,iface=wire,blocksz=65536,framesz=2048,framecnt=4096"
+            yield Ports(wire, host, 8192, plan.huge_pages > 0)
     else:
         path = place.network.directory / "vhost.sock"
         far = Ports(replay, f"net_vhost1,iface={path},queues=1", frames)
