@@ -104,6 +104,7 @@ fn every_documented_default_is_the_one_that_applies() {
         ("dataplane.control_core", dataplane.control_core.to_string()),
         ("dataplane.poll", "busy".into()),
         ("dataplane.connections", dataplane.connections.to_string()),
+        ("dataplane.buffers", dataplane.buffers.to_string()),
         ("dataplane.huge_pages", "auto".into()),
         ("dataplane.eal", format!("{:?}", dataplane.eal)),
         ("control.socket", control_socket.display().to_string()),

@@ -170,8 +170,12 @@ class Network:
 
     def block_ethertype(self, ethertype: int, hosts: list[str]) -> None:
         """The switch drops frames of this type from and to these hosts, and only those."""
+        self.block(f"ether type {ethertype:#06x}", hosts)
+
+    def block(self, match: str, hosts: list[str]) -> None:
+        """The switch drops what matches (in nft's words) from and to these hosts, and only that."""
         ports = self._ports(hosts)
-        self._drop(f"ether type {ethertype:#06x} iifname {ports}", f"ether type {ethertype:#06x} oifname {ports}")
+        self._drop(f"{match} iifname {ports}", f"{match} oifname {ports}")
 
     def part(self, one: list[str], other: list[str]) -> None:
         """The switch passes nothing from a host of one group to one of the other; hosts of neither reach both."""

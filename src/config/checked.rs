@@ -158,6 +158,8 @@ pub struct Dataplane {
     pub poll: Poll,
     /// Capacity of the connection table, in established connections.
     pub connections: usize,
+    /// Packet buffers on each NUMA node of the workers, if what the workers need is less.
+    pub buffers: usize,
     /// Whether huge pages are used.
     pub huge_pages: HugePages,
     /// Further EAL arguments.

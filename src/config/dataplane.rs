@@ -12,6 +12,9 @@ const CORES: usize = 1024;
 /// More connections than any machine's memory holds.
 const MOST_CONNECTIONS: u64 = 1 << 28;
 
+/// As many packet buffers as 40 GB hold.
+const MOST_BUFFERS: u32 = 1 << 24;
+
 /// The section; `vips` if they are right, to be compared with the member's own address.
 pub(super) fn dataplane(file: &Section, vips: Option<&[Vip]>, machine: For, faults: &mut Faults) -> Option<Dataplane> {
     let section = &file.section("dataplane", faults)?;
@@ -28,6 +31,8 @@ pub(super) fn dataplane(file: &Section, vips: Option<&[Vip]>, machine: For, faul
     let poll = section.or("poll", Poll::Busy, poll, faults);
     let connections = |value: &Value| read::integer(value, 1..=MOST_CONNECTIONS, "a number of connections");
     let connections = section.or("connections", 1 << 20, connections, faults);
+    let buffers = |value: &Value| read::integer(value, 0..=MOST_BUFFERS, "a number of packet buffers");
+    let buffers = section.or("buffers", 0, buffers, faults);
     let huge_pages = [("auto", HugePages::Auto), ("require", HugePages::Require), ("never", HugePages::Never)];
     let huge_pages = section.or("huge_pages", HugePages::Auto, |value| read::word(value, &huge_pages), faults);
     let expected = "a list of EAL arguments such as [\"-m\", \"256\"], each in quotes";
@@ -40,6 +45,7 @@ pub(super) fn dataplane(file: &Section, vips: Option<&[Vip]>, machine: For, faul
         control_core: control_core?,
         poll: poll?,
         connections: usize::try_from(connections?).ok()?,
+        buffers: usize::try_from(buffers?).ok()?,
         huge_pages: huge_pages?,
         eal: eal?,
     })

@@ -14,7 +14,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("vips.rebalance", &["every", "margin", "hold"]),
     ("vips.orphans", &["after"]),
     ("vips.health", &["tcp", "http", "command", "every", "timeout"]),
-    ("dataplane", &["wire", "host", "workers", "control_core", "poll", "connections", "huge_pages", "eal"]),
+    ("dataplane", &["wire", "host", "workers", "control_core", "poll", "connections", "buffers", "huge_pages", "eal"]),
     ("dataplane.wire", &["interface", "pci", "vdev"]),
     ("dataplane.host", &["tap", "vdev", "address"]),
     ("control", &["socket"]),

@@ -156,6 +156,7 @@ mod tests {
                 control_core: 0,
                 poll: Poll::Adaptive,
                 connections: 1024,
+                buffers: 0,
                 huge_pages: HugePages::Never,
                 eal: Vec::new(),
             },

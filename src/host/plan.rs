@@ -236,6 +236,7 @@ mod tests {
             control_core: 0,
             poll: Poll::Busy,
             connections: 1024,
+            buffers: 0,
             huge_pages: HugePages::Never,
             eal: Vec::new(),
         };

@@ -126,6 +126,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         control_core,
         poll: Poll::Busy,
         connections: 1,
+        buffers: 0,
         huge_pages: match value(arguments, "huge") {
             Some("require") => HugePages::Require,
             Some("auto") => HugePages::Auto,

@@ -9,6 +9,8 @@ use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+pub mod traffic;
+
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 

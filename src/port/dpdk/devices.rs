@@ -180,6 +180,7 @@ mod tests {
             control_core: 0,
             poll: Poll::Busy,
             connections: 1,
+            buffers: 0,
             huge_pages: HugePages::Auto,
             eal: eal.iter().map(|&argument| argument.to_owned()).collect(),
         }

@@ -15,6 +15,9 @@ const BUFFERS_PER_WORKER: usize = 8192;
 /// Bytes of one buffer: DPDK's default data room, headroom, mbuf and mempool headers, rounded up.
 const BUFFER_SIZE: usize = 2560;
 
+/// Without huge pages no buffer may cross the end of a page (`rte_mempool_get_page_size`), so each takes one.
+const BUFFER_PAGE: usize = 4096;
+
 /// Memory besides the buffers: EAL's own, device structures, rings.
 const REST_MIB: usize = 64;
 
@@ -46,20 +49,22 @@ pub(super) struct Plan {
 /// How much memory, and of which kind.
 pub(super) fn plan(setup: &Dataplane) -> Result<Plan, Error> {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    plan_with(setup.workers.len(), setup.huge_pages, free_huge_mib(&meminfo))
+    plan_with(setup.workers.len(), setup.buffers, setup.huge_pages, free_huge_mib(&meminfo))
 }
 
-fn plan_with(workers: usize, wanted: HugePages, free_mib: usize) -> Result<Plan, Error> {
+fn plan_with(workers: usize, asked: usize, wanted: HugePages, free_mib: usize) -> Result<Plan, Error> {
     // A mempool uses its memory best at a power of two minus one.
     let buffers = ((workers + 1) * BUFFERS_PER_WORKER).next_power_of_two() - 1;
+    let buffers = buffers.max(asked);
     let mib = REST_MIB + (buffers * BUFFER_SIZE).div_ceil(1 << 20);
+    let without = REST_MIB + (buffers * BUFFER_PAGE).div_ceil(1 << 20);
     let huge_pages = match wanted {
         HugePages::Never => false,
         HugePages::Auto => free_mib >= mib,
         HugePages::Require if free_mib < mib => return Err(Error::HugePages { needed_mib: mib, free_mib }),
         HugePages::Require => true,
     };
-    Ok(Plan { huge_pages, buffers, mib })
+    Ok(Plan { huge_pages, buffers, mib: if huge_pages { mib } else { without } })
 }
 
 /// Huge pages of the default size that are free, from /proc/meminfo.
@@ -147,12 +152,16 @@ mod tests {
 
     #[test]
     fn huge_pages_are_used_only_where_all_of_it_fits() {
-        let plan = plan_with(1, HugePages::Auto, 1200).unwrap();
+        let plan = plan_with(1, 0, HugePages::Auto, 1200).unwrap();
         assert!(plan.huge_pages);
         assert_eq!(plan.buffers, 16383);
+        assert_eq!(plan_with(1, 100, HugePages::Auto, 1200).unwrap(), plan, "as many as the workers need");
+        assert_eq!(plan_with(1, 300_000, HugePages::Auto, 1200).unwrap().buffers, 300_000);
         assert!(plan.mib < 128);
-        assert!(!plan_with(1, HugePages::Auto, plan.mib - 1).unwrap().huge_pages);
-        assert!(!plan_with(1, HugePages::Never, 1200).unwrap().huge_pages);
-        assert!(matches!(plan_with(1, HugePages::Require, 0), Err(Error::HugePages { free_mib: 0, .. })));
+        let without = plan_with(1, 0, HugePages::Auto, plan.mib - 1).unwrap();
+        assert!(!without.huge_pages);
+        assert_eq!(without.mib, 128);
+        assert!(!plan_with(1, 0, HugePages::Never, 1200).unwrap().huge_pages);
+        assert!(matches!(plan_with(1, 0, HugePages::Require, 0), Err(Error::HugePages { free_mib: 0, .. })));
     }
 }
