@@ -333,21 +333,8 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                 self.pass(buffer, segment, direction, &decider);
             }
         }
-        for segment in bits(self.stages.missed) {
-            let index = usize::from(self.stages.frame_of[segment]);
-            let (tuple, hash) = (&self.stages.tuples[segment], self.stages.hashes[segment]);
-            if let Class::Tcp(place) = self.stages.classes[index]
-                && direction == Direction::FromWire
-                && let Some(buffer) = &burst[index]
-                && let Some(verdict) = decider.of_nobody(place, buffer.bytes(), tuple, hash)
-            {
-                others &= !(1 << index);
-                if let (Some(buffer), true) = (burst[index].take(), verdict != Verdict::Drop(DropReason::NoConnection)) {
-                    self.carry_out(buffer, verdict, index, now);
-                } else {
-                    self.counters.count_drop(DropReason::NoConnection);
-                }
-            }
+        if direction == Direction::FromWire {
+            others &= !self.drop_of_nobody(&mut burst, &decider);
         }
         for index in bits(others) {
             if let Some(buffer) = burst[index].take() {
@@ -374,6 +361,27 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                 self.to_wire.push(buffer);
             }
         }
+    }
+
+    /// Drops the plain segments of connections that are nobody's here, nearly all of those that were not found. Returns
+    /// which frames they were, bit by bit.
+    #[inline(always)]
+    fn drop_of_nobody(&mut self, burst: &mut [Option<W::Buffer>], decider: &Decider<'_>) -> u64 {
+        let mut done = 0;
+        for segment in bits(self.stages.missed) {
+            let stages = &self.stages;
+            let index = usize::from(stages.frame_of[segment]);
+            let (tuple, hash) = (&stages.tuples[segment], stages.hashes[segment]);
+            let (Class::Tcp(place), Some(buffer)) = (stages.classes[index], &burst[index]) else { continue };
+            let Some(verdict) = decider.of_nobody(place, buffer.bytes(), tuple, hash) else { continue };
+            done |= 1 << index;
+            match (burst[index].take(), verdict) {
+                (_, Verdict::Drop(reason)) => self.counters.count_drop(reason),
+                (Some(buffer), verdict) => self.carry_out(buffer, verdict, index, decider.now),
+                (None, _) => {}
+            }
+        }
+        done
     }
 
     /// Any other frame.
