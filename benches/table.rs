@@ -7,148 +7,33 @@
 
 #![allow(clippy::expect_used)] // As in tests.
 
+mod common;
+
 use std::hint::black_box;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use baton::config::checked::HugePages;
-use baton::table::{Answer, Established, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple};
+use baton::table::{Answer, Entry, Established, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple};
 use baton::time::Time;
-use criterion::measurement::{Measurement, ValueFormatter, WallTime};
-use criterion::{BenchmarkGroup, Criterion, Throughput};
+use common::{BATCH, CpuTime, Random, memory_bound, tuple};
+use criterion::{Criterion, Throughput};
 
-const BATCH: usize = 64;
 const HASHER: Hasher = Hasher::new(*b"a key for benche");
 const NOW: Time = Time::from_millis(100_000);
 const NO_TUPLE: Tuple = Tuple { client: Ipv4Addr::UNSPECIFIED, client_port: 0, port: 0, vip: 0 };
 
-/// The thread's CPU time: what others on a shared core take does not count.
-struct CpuTime;
-
-impl CpuTime {
-    #[allow(unsafe_code)] // clock_gettime has no safe form.
-    fn now() -> Duration {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: writes to the timespec and nowhere else.
-        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-    }
-}
-
-impl Measurement for CpuTime {
-    type Intermediate = Duration;
-    type Value = Duration;
-
-    fn start(&self) -> Duration {
-        CpuTime::now()
-    }
-
-    fn end(&self, start: Duration) -> Duration {
-        CpuTime::now() - start
-    }
-
-    fn add(&self, one: &Duration, other: &Duration) -> Duration {
-        *one + *other
-    }
-
-    fn zero(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn to_f64(&self, value: &Duration) -> f64 {
-        value.as_nanos() as f64
-    }
-
-    fn formatter(&self) -> &dyn ValueFormatter {
-        WallTime.formatter()
-    }
-}
-
-/// xorshift64: a few cycles, in step with no cache.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        ((u128::from(self.next()) * limit as u128) >> 64) as usize
-    }
-}
-
-/// Clients with 64 connections each.
-fn tuple(number: usize) -> Tuple {
-    let number = number as u32;
-    Tuple {
-        client: Ipv4Addr::from_bits(0x0a00_0000 + number / 64),
-        client_port: (number % 64) as u16,
-        port: 443,
-        vip: 0,
-    }
-}
-
 /// 64 tuples and their hashes, of which `table` has been asked to fetch the lines.
 fn batch(table: &Established, mut next: impl FnMut() -> Tuple) -> ([Tuple; BATCH], [Hash; BATCH]) {
     let tuples: [Tuple; BATCH] = std::array::from_fn(|_| next());
-    let hashes = tuples.map(|tuple| {
-        let hash = table.hash(&tuple);
-        table.prefetch(hash);
-        hash
-    });
+    let mut hashes = [Hash::default(); BATCH];
+    table.hash_and_prefetch(&tuples, &mut hashes);
     (tuples, hashes)
 }
 
 fn count_found(table: &Established, tuples: &[Tuple], hashes: &[Hash]) -> usize {
-    let mut found = [None; BATCH];
-    table.find_many(tuples, hashes, &mut found);
-    found.iter().flatten().count()
-}
-
-#[repr(align(64))]
-struct Line(AtomicU64);
-
-fn memory_bound(group: &mut BenchmarkGroup<'_, CpuTime>, bytes: usize) {
-    let lines: Vec<Line> = (0..bytes / 64).map(|number| Line(AtomicU64::new(number as u64))).collect();
-    advise_huge(&lines);
-    let mut random = Random(7);
-    group.bench_function("memory bound", |bencher| {
-        bencher.iter(|| {
-            let picks: [usize; BATCH] = std::array::from_fn(|_| random.below(lines.len()));
-            picks.iter().for_each(|pick| prefetch(&lines[*pick]));
-            picks.iter().map(|pick| lines[*pick].0.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
-        });
-    });
-}
-
-/// So that the bound is no slower than it need be: the tables lie on huge pages where there are some.
-#[allow(unsafe_code)] // madvise and the prefetch instruction have no safe form.
-fn advise_huge(lines: &[Line]) {
-    // SAFETY: advice on pages of our own slice, rounded inwards; contents stay.
-    unsafe {
-        let start = lines.as_ptr() as usize;
-        let first = start.next_multiple_of(2 << 20);
-        let bytes = (start + size_of_val(lines)).saturating_sub(first);
-        libc::madvise(first as *mut libc::c_void, bytes, libc::MADV_HUGEPAGE);
-        libc::madvise(first as *mut libc::c_void, bytes, 25 /* MADV_COLLAPSE: now, as they are written already */);
-    }
-}
-
-#[allow(unsafe_code)]
-#[inline(always)]
-fn prefetch(line: &Line) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
+    let mut entries = [Entry::NONE; BATCH];
+    table.find_burst(tuples, hashes, &mut entries).found.count_ones() as usize
 }
 
 fn established(criterion: &mut Criterion<CpuTime>, name: &str, connections: usize) {
@@ -252,24 +137,41 @@ fn handshakes(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
-fn hash(criterion: &mut Criterion<CpuTime>) {
-    let mut group = criterion.benchmark_group("hash");
+/// The maps that one would take otherwise, with the same tuples, and the hash that makes them as safe from floods.
+fn peers(criterion: &mut Criterion<CpuTime>, connections: usize) {
+    let mut group = criterion.benchmark_group(format!("peers, {} M connections", connections / 1_000_000));
     group.throughput(Throughput::Elements(BATCH as u64));
-    let tuples: [Tuple; BATCH] = std::array::from_fn(tuple);
-    group.bench_function("batch", |bencher| bencher.iter(|| black_box(&tuples).map(|tuple| HASHER.hash(&tuple))));
+    let mut random = Random(1);
+    let mut pick =
+        |vip| -> [Tuple; BATCH] { std::array::from_fn(|_| Tuple { vip, ..tuple(random.below(connections)) }) };
+    let map = dashmap::DashMap::<Tuple, u32>::with_capacity(connections);
+    for number in 0..connections {
+        map.insert(tuple(number), number as u32);
+    }
+    for (name, vip, all) in [("dashmap, hit", 0, BATCH), ("dashmap, miss", 1, 0)] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| assert_eq!(pick(vip).iter().filter(|tuple| map.contains_key(tuple)).count(), all));
+        });
+    }
+    drop(map);
+    let map = papaya::HashMap::<Tuple, u32>::with_capacity(connections);
+    let guard = map.pin();
+    for number in 0..connections {
+        guard.insert(tuple(number), number as u32);
+    }
+    for (name, vip, all) in [("papaya, hit", 0, BATCH), ("papaya, miss", 1, 0)] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| assert_eq!(pick(vip).iter().filter(|tuple| guard.contains_key(*tuple)).count(), all));
+        });
+    }
     group.finish();
 }
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .with_measurement(CpuTime)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
-        .sample_size(30)
-        .configure_from_args();
-    hash(&mut criterion);
+    let mut criterion = common::criterion();
     established(&mut criterion, "established, 1 M connections", 1_000_000);
     established(&mut criterion, "established, 10 M connections", 10_000_000);
+    peers(&mut criterion, 10_000_000);
     handshakes(&mut criterion);
     criterion.final_summary();
 }

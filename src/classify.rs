@@ -1,6 +1,10 @@
 //! Frame → class: what a frame is, before anything is looked up.
 //!
-//! Pure: the frame and what is known of this member ([`Facts`]) in, a [`Class`] out.
+//! Pure: the frame and what is known of this member ([`Facts`]) in, a [`Class`] out. What nearly all frames are,
+//! `common` recognises in a few steps; what it does not is taken apart here, protocol by protocol. Where both know a
+//! frame they say the same, which a test holds against each other.
+
+mod common;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -9,7 +13,7 @@ use crate::frame::arp::{Arp, Operation};
 use crate::frame::ethernet::{self, Ethernet};
 use crate::frame::icmp::Icmp;
 use crate::frame::ipv4::{self, Ipv4};
-use crate::frame::tcp::Segment;
+use crate::frame::tcp::{Flags, Segment};
 use crate::frame::{Mac, Malformed};
 use crate::table::{Tuple, VipIndex};
 use crate::verdict::DropReason;
@@ -60,20 +64,14 @@ impl Facts {
     }
 }
 
-/// What a frame is.
-#[derive(Clone, Copy, Debug)]
-pub enum Class<'a> {
+/// What a frame is. Small, and without a borrow of the frame, so that a burst's lie beside each other while the stages of
+/// the worker go over them; what is rare is read again from the frame by who needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
     /// A segment of a VIP's TCP: from the wire a client's, from the host a server's.
-    Tcp {
-        /// The connection.
-        tuple: Tuple,
-        /// The segment.
-        segment: Segment<'a>,
-        /// Set if this is the first fragment of a packet.
-        fragment: Option<FragmentId>,
-    },
+    Tcp(Place),
     /// A later fragment of a packet to a VIP.
-    LaterFragment(FragmentId),
+    LaterFragment(VipIndex),
     /// Our heartbeat EtherType.
     Heartbeat,
     /// An ARP request for a VIP.
@@ -84,12 +82,72 @@ pub enum Class<'a> {
     HostArp(VipIndex),
     /// An ICMP echo request to a VIP.
     Echo(VipIndex),
-    /// An ICMP error about a connection that may be ours.
-    IcmpError(Tuple),
+    /// An ICMP error about a connection that may be ours: [`quoted_tuple`].
+    IcmpError(VipIndex),
     /// Not for (from the host: not from) a VIP, and for us.
     Other,
     /// Decided already.
     Drop(DropReason),
+}
+
+/// Where a segment stands in its frame, and whether it is one of the many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The virtual IP.
+    pub vip: VipIndex,
+    /// The TCP header's first byte.
+    at: u8,
+    /// Bytes of header and data.
+    len: u16,
+    /// Whether this is the first fragment of a packet.
+    pub first_fragment: bool,
+    /// Whether an entry of its connection is all that it takes to pass it: no SYN, no RST, no fragment, and no checksum that
+    /// looks unfinished.
+    pub plain: bool,
+    /// See [`Segment::may_be_repeated`].
+    pub may_be_repeated: bool,
+}
+
+/// Flags of segments that change what is known of a connection.
+const DECISIVE: u8 = Flags::SYN | Flags::RST;
+
+impl Place {
+    #[inline]
+    fn of(segment: &Segment<'_>, packet: &Ipv4<'_>, vip: VipIndex) -> Place {
+        let first_fragment = packet.is_fragment();
+        let plain = (segment.flags().0 & DECISIVE == 0) & !first_fragment & !segment.looks_unfinished();
+        // An IPv4 header has 60 bytes at most, a packet 65,535.
+        let at = (ethernet::HEADER + packet.header_len()) as u8;
+        let may_be_repeated = segment.may_be_repeated();
+        Place { vip, at, len: segment.whole_len() as u16, first_fragment, plain, may_be_repeated }
+    }
+
+    /// The segment, in the frame that was classified.
+    #[inline]
+    pub fn segment<'a>(&self, frame: &'a [u8]) -> Option<Segment<'a>> {
+        Segment::again(frame, usize::from(self.at), usize::from(self.len))
+    }
+
+    /// The connection, if the frame came from the wire.
+    #[inline]
+    fn tuple_from_wire(&self, frame: &[u8]) -> Tuple {
+        let (client, ports) = self.address_and_ports(frame, ethernet::HEADER + 12);
+        Tuple { client, client_port: (ports >> 16) as u16, port: ports as u16, vip: self.vip }
+    }
+
+    /// The connection, if the frame came from the host.
+    #[inline]
+    fn tuple_from_host(&self, frame: &[u8]) -> Tuple {
+        let (client, ports) = self.address_and_ports(frame, ethernet::HEADER + 16);
+        Tuple { client, client_port: ports as u16, port: (ports >> 16) as u16, vip: self.vip }
+    }
+
+    #[inline]
+    fn address_and_ports(&self, frame: &[u8], address_at: usize) -> (Ipv4Addr, u32) {
+        let word =
+            |at: usize| frame.get(at..).and_then(|bytes| bytes.first_chunk()).copied().map_or(0, u32::from_be_bytes);
+        (Ipv4Addr::from_bits(word(address_at)), word(self.at.into()))
+    }
 }
 
 /// What the fragments of one packet have in common (RFC 791: identification, addresses and protocol).
@@ -105,9 +163,47 @@ pub struct FragmentId {
     pub identification: u16,
 }
 
-/// Classifies a frame from the wire.
-#[inline]
-pub fn from_wire<'a>(frame: &'a [u8], facts: &Facts) -> Class<'a> {
+impl FragmentId {
+    /// Of a frame that was classified as a fragment to this VIP.
+    pub fn of(frame: &[u8], vip: VipIndex) -> Option<FragmentId> {
+        let packet = Ipv4::parse(frame).ok()?;
+        let (protocol, identification) = (packet.protocol(), packet.identification());
+        Some(FragmentId { client: packet.source(), vip, protocol, identification })
+    }
+}
+
+/// The connection that an ICMP error is about, of a frame that was classified as one.
+pub fn quoted_tuple(frame: &[u8], vip: VipIndex) -> Option<Tuple> {
+    match Icmp::parse(&Ipv4::parse(frame).ok()?) {
+        Ok(Icmp::TcpError(quoted)) => Some(Tuple {
+            client: quoted.destination,
+            client_port: quoted.destination_port,
+            port: quoted.source_port,
+            vip,
+        }),
+        _ => None,
+    }
+}
+
+/// Classifies a frame from the wire; of a segment, `tuple` becomes the connection.
+#[inline(always)] // On the way of every frame.
+pub fn from_wire(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
+    if let Some(place) = common::segment::<true>(frame, facts, tuple) {
+        return Class::Tcp(place);
+    }
+    uncommon_from_wire(frame, facts, tuple)
+}
+
+#[cold]
+fn uncommon_from_wire(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
+    let class = any_from_wire(frame, facts);
+    if let Class::Tcp(place) = class {
+        *tuple = place.tuple_from_wire(frame);
+    }
+    class
+}
+
+fn any_from_wire(frame: &[u8], facts: &Facts) -> Class {
     let Some(header) = Ethernet::parse(frame) else { return Class::Drop(DropReason::Runt) };
     if header.source == facts.own_mac {
         return Class::Drop(DropReason::OwnFrame);
@@ -121,7 +217,7 @@ pub fn from_wire<'a>(frame: &'a [u8], facts: &Facts) -> Class<'a> {
 }
 
 /// What is not for a VIP is for us, or for somebody else.
-fn not_for_a_vip(destination: Mac, facts: &Facts) -> Class<'static> {
+fn not_for_a_vip(destination: Mac, facts: &Facts) -> Class {
     if facts.is_virtual(destination) {
         Class::Drop(DropReason::WrongAddress)
     } else if destination == facts.own_mac || destination.is_multicast() {
@@ -131,7 +227,7 @@ fn not_for_a_vip(destination: Mac, facts: &Facts) -> Class<'static> {
     }
 }
 
-fn arp_from_wire(frame: &[u8], destination: Mac, facts: &Facts) -> Class<'static> {
+fn arp_from_wire(frame: &[u8], destination: Mac, facts: &Facts) -> Class {
     let Ok(arp) = Arp::parse(frame) else { return Class::Drop(DropReason::BadArp) };
     if facts.vip_of(arp.spa).is_some() {
         // Another member's, or somebody who claims our address: neither is to confuse the host.
@@ -145,8 +241,7 @@ fn arp_from_wire(frame: &[u8], destination: Mac, facts: &Facts) -> Class<'static
     }
 }
 
-#[inline]
-fn ipv4_from_wire<'a>(frame: &'a [u8], destination: Mac, facts: &Facts) -> Class<'a> {
+fn ipv4_from_wire(frame: &[u8], destination: Mac, facts: &Facts) -> Class {
     let packet = match Ipv4::parse(frame) {
         Ok(packet) => packet,
         Err(_) if !facts.is_virtual(destination) => return not_for_a_vip(destination, facts),
@@ -174,52 +269,49 @@ fn bad_ip(error: Malformed, frame: &[u8]) -> DropReason {
     }
 }
 
-#[inline]
-fn to_a_vip<'a>(packet: &Ipv4<'a>, vip: VipIndex) -> Class<'a> {
-    let fragment = packet.is_fragment().then(|| FragmentId {
-        client: packet.source(),
-        vip,
-        protocol: packet.protocol(),
-        identification: packet.identification(),
-    });
-    if let Some(id) = fragment
-        && packet.fragment_offset() != 0
-    {
-        return Class::LaterFragment(id);
+fn to_a_vip(packet: &Ipv4<'_>, vip: VipIndex) -> Class {
+    if packet.fragment_offset() != 0 {
+        return Class::LaterFragment(vip);
     }
-    match (packet.protocol(), fragment) {
-        (ipv4::TCP, _) => match Segment::parse(packet) {
-            Ok(segment) => Class::Tcp { tuple: client_tuple(&segment, vip), segment, fragment },
+    match packet.protocol() {
+        ipv4::TCP => match Segment::parse(packet) {
+            Ok(segment) => Class::Tcp(Place::of(&segment, packet, vip)),
             Err(_) => Class::Drop(DropReason::BadTcp),
         },
-        (ipv4::ICMP, None) => icmp_to_a_vip(packet, vip),
+        ipv4::ICMP if !packet.is_fragment() => icmp_to_a_vip(packet, vip),
         _ => Class::Drop(DropReason::ProtocolNotServed),
     }
 }
 
-fn icmp_to_a_vip(packet: &Ipv4<'_>, vip: VipIndex) -> Class<'static> {
+fn icmp_to_a_vip(packet: &Ipv4<'_>, vip: VipIndex) -> Class {
     match Icmp::parse(packet) {
         Ok(Icmp::EchoRequest) => Class::Echo(vip),
         // Only about what this very address sent.
-        Ok(Icmp::TcpError(quoted)) if quoted.source == packet.destination() => Class::IcmpError(Tuple {
-            client: quoted.destination,
-            client_port: quoted.destination_port,
-            port: quoted.source_port,
-            vip,
-        }),
+        Ok(Icmp::TcpError(quoted)) if quoted.source == packet.destination() => Class::IcmpError(vip),
         Ok(_) => Class::Drop(DropReason::IcmpNotOurs),
         Err(_) => Class::Drop(DropReason::BadIcmp),
     }
 }
 
-#[inline]
-fn client_tuple(segment: &Segment<'_>, vip: VipIndex) -> Tuple {
-    Tuple { client: segment.source(), client_port: segment.source_port(), port: segment.destination_port(), vip }
+/// Classifies a frame from the host; of a segment, `tuple` becomes the connection.
+#[inline(always)]
+pub fn from_host(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
+    if let Some(place) = common::segment::<false>(frame, facts, tuple) {
+        return Class::Tcp(place);
+    }
+    uncommon_from_host(frame, facts, tuple)
 }
 
-/// Classifies a frame from the host.
-#[inline]
-pub fn from_host<'a>(frame: &'a [u8], facts: &Facts) -> Class<'a> {
+#[cold]
+fn uncommon_from_host(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
+    let class = any_from_host(frame, facts);
+    if let Class::Tcp(place) = class {
+        *tuple = place.tuple_from_host(frame);
+    }
+    class
+}
+
+fn any_from_host(frame: &[u8], facts: &Facts) -> Class {
     let Some(header) = Ethernet::parse(frame) else { return Class::Drop(DropReason::Runt) };
     match header.ethertype {
         ethernet::IPV4 => ipv4_from_host(frame, facts),
@@ -229,11 +321,11 @@ pub fn from_host<'a>(frame: &'a [u8], facts: &Facts) -> Class<'a> {
 }
 
 /// What the host sends under another address than a VIP's goes to the wire, unless the kernel has its own way there.
-fn not_from_a_vip(facts: &Facts) -> Class<'static> {
+fn not_from_a_vip(facts: &Facts) -> Class {
     if facts.shared_wire { Class::Drop(DropReason::HostNoise) } else { Class::Other }
 }
 
-fn arp_from_host(frame: &[u8], facts: &Facts) -> Class<'static> {
+fn arp_from_host(frame: &[u8], facts: &Facts) -> Class {
     let Ok(arp) = Arp::parse(frame) else { return Class::Drop(DropReason::BadArp) };
     match (facts.vip_of(arp.spa), arp.operation) {
         (None, _) if facts.vip_of(arp.tpa).is_some() && arp.spa.is_unspecified() => {
@@ -246,8 +338,7 @@ fn arp_from_host(frame: &[u8], facts: &Facts) -> Class<'static> {
     }
 }
 
-#[inline]
-fn ipv4_from_host<'a>(frame: &'a [u8], facts: &Facts) -> Class<'a> {
+fn ipv4_from_host(frame: &[u8], facts: &Facts) -> Class {
     let packet = match Ipv4::parse(frame) {
         Ok(packet) => packet,
         Err(error) => return Class::Drop(bad_ip(error, frame)),
@@ -257,15 +348,7 @@ fn ipv4_from_host<'a>(frame: &'a [u8], facts: &Facts) -> Class<'a> {
         return Class::Drop(DropReason::ProtocolNotServed);
     }
     match Segment::parse(&packet) {
-        Ok(segment) => {
-            let tuple = Tuple {
-                client: segment.destination(),
-                client_port: segment.destination_port(),
-                port: segment.source_port(),
-                vip,
-            };
-            Class::Tcp { tuple, segment, fragment: None }
-        }
+        Ok(segment) => Class::Tcp(Place::of(&segment, &packet, vip)),
         Err(_) => Class::Drop(DropReason::BadTcp),
     }
 }

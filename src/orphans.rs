@@ -19,8 +19,8 @@
 
 use crate::frame::Mac;
 use crate::frame::tcp::Segment;
-use crate::sync::{AtomicU64, Ordering};
-use crate::table::{Hash, Tuple};
+use crate::sync::{AtomicU8, AtomicU64, Ordering};
+use crate::table::{Hash, Tuple, prefetch};
 use crate::time::Time;
 
 /// How often a client must have repeated itself, each time after a longer gap.
@@ -68,7 +68,7 @@ struct Sighting {
     ack: u32,
     /// 0 where timestamps are not in use, which is so on all of a connection's segments or none.
     echo: u32,
-    /// Whether TCP repeats it until it is acknowledged, and nothing that need not be acknowledged looks like it.
+    /// See [`Segment::may_be_repeated`].
     repeated: bool,
 }
 
@@ -80,7 +80,7 @@ impl Sighting {
             end: segment.seq().wrapping_add(len + u32::from(flags.fin())),
             ack: segment.ack(),
             echo: segment.timestamps().map_or(0, |timestamps| timestamps.echo),
-            repeated: flags.ack() && !flags.rst() && (len > 1 || flags.fin()),
+            repeated: segment.may_be_repeated(),
         }
     }
 }
@@ -270,21 +270,70 @@ impl Drop for Taken<'_> {
 #[derive(Debug, Default)]
 struct Bucket([Slot; WAYS]);
 
+/// For each slot of a bucket eight bits of its client's hash, zero where there is none: so that an acknowledgment of a
+/// client that is not watched, and most are not, ends after four bytes of a table that stays in the cache. A hint: it is
+/// written by who has the slot, just before the slot's own words.
+#[derive(Debug, Default)]
+struct Tags([AtomicU8; WAYS]);
+
+impl Tags {
+    fn of(hash: Hash) -> u8 {
+        // Bits that do not choose the bucket (the lower half does).
+        (hash.bits() >> 48) as u8 | 1
+    }
+
+    /// The slots that may have a client of this hash, as bits.
+    #[inline]
+    fn candidates(&self, hash: Hash) -> u32 {
+        let mut candidates = 0;
+        for (slot, tag) in self.0.iter().enumerate() {
+            // Relaxed: as `Slot::has`. Who comes at the very instant at which a client is first watched was before it.
+            candidates |= u32::from(tag.load(Ordering::Relaxed) == Tags::of(hash)) << slot;
+        }
+        candidates
+    }
+}
+
 /// Who repeats himself. See the module.
 #[derive(Debug)]
 pub struct Suspicions {
+    tags: Box<[Tags]>,
     buckets: Box<[Bucket]>,
 }
 
 impl Suspicions {
-    /// Room for `clients`, rounded up to fours, at 32 bytes each.
+    /// Room for `clients`, rounded up to fours, at 33 bytes each.
     pub fn new(clients: usize) -> Suspicions {
-        Suspicions { buckets: (0..clients.div_ceil(WAYS).max(1)).map(|_| Bucket::default()).collect() }
+        let buckets = clients.div_ceil(WAYS).max(1);
+        Suspicions {
+            tags: (0..buckets).map(|_| Tags::default()).collect(),
+            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
+        }
+    }
+
+    #[inline]
+    fn index(&self, hash: Hash) -> usize {
+        // The lower half of the hash: the upper one chose the lines that were looked at before.
+        (((hash.bits() & 0xffff_ffff) * self.buckets.len() as u64) >> 32) as usize
     }
 
     fn bucket(&self, hash: Hash) -> &Bucket {
-        // The lower half of the hash: the upper one chose the lines that were looked at before.
-        &self.buckets[(((hash.bits() & 0xffff_ffff) * self.buckets.len() as u64) >> 32) as usize]
+        &self.buckets[self.index(hash)]
+    }
+
+    /// Asks the CPU for the lines that a client's segment leads to.
+    #[inline]
+    pub fn prefetch(&self, hash: Hash) {
+        let index = self.index(hash);
+        prefetch(&self.tags[index]);
+        prefetch(&self.buckets[index].0[0]);
+        prefetch(&self.buckets[index].0[2]);
+    }
+
+    /// Whether a client of this hash may be watched.
+    #[inline]
+    pub fn may_watch(&self, hash: Hash) -> bool {
+        self.tags[self.index(hash)].candidates(hash) != 0
     }
 
     /// A client's segment, without SYN, of no connection here. Returns what it is suspected of once it has repeated
@@ -295,8 +344,12 @@ impl Suspicions {
     }
 
     fn sighted(&self, tuple: &Tuple, hash: Hash, sighting: &Sighting, now: u32) -> Option<Suspicion> {
-        let bucket = self.bucket(hash);
-        for slot in &bucket.0 {
+        let index = self.index(hash);
+        let (tags, bucket) = (&self.tags[index], &self.buckets[index]);
+        let mut candidates = tags.candidates(hash);
+        while candidates != 0 {
+            let slot = &bucket.0[candidates.trailing_zeros() as usize];
+            candidates &= candidates - 1;
             let meta = slot.meta();
             if slot.has(meta, tuple) {
                 let mut taken = slot.take(meta)?;
@@ -308,9 +361,12 @@ impl Suspicions {
             }
         }
         if sighting.repeated {
-            let metas = bucket.0.iter().map(|slot| (slot, slot.meta()));
-            let least = metas.filter(|(_, meta)| !meta.is_busy()).min_by_key(|(_, meta)| meta.worth(now));
-            if let Some(mut taken) = least.and_then(|(slot, meta)| slot.take(meta)) {
+            let metas = bucket.0.iter().zip(&tags.0).map(|(slot, tag)| (slot, tag, slot.meta()));
+            let least = metas.filter(|(_, _, meta)| !meta.is_busy()).min_by_key(|(_, _, meta)| meta.worth(now));
+            if let Some((slot, tag, meta)) = least
+                && let Some(mut taken) = slot.take(meta)
+            {
+                tag.store(Tags::of(hash), Ordering::Relaxed);
                 taken.write(tuple, &Track::begin(sighting, sighting.end, now));
             }
         }

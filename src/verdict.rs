@@ -1,9 +1,8 @@
 //! Every fate of a frame has a name here, and is counted under it.
 
-use crate::orphans::Suspicion;
-use crate::table::{Tuple, VipIndex};
+use crate::table::VipIndex;
 
-/// What becomes of a frame.
+/// What becomes of a frame. Eight bytes, so that it stays in a register; who carries it out has the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// To the host, its Ethernet destination now the host's.
@@ -14,8 +13,8 @@ pub enum Verdict {
     SynToHost,
     /// To the wire, with our own MAC as source.
     ToWire,
-    /// A RST of the host that ends this connection: to the wire, and its entry is to be looked at.
-    ResetToWire(Tuple),
+    /// A RST of the host that ends its connection: to the wire, and its entry is to be looked at.
+    ResetToWire,
     /// An ARP message of the host about a VIP: to the wire, with the virtual MAC in its payload.
     ArpToWire(VipIndex),
     /// A heartbeat: to the control thread.
@@ -26,18 +25,21 @@ pub enum Verdict {
     AnswerEcho,
     /// A SYN to a port that is not served: refused (RST) in its own buffer.
     Refuse,
-    /// Dropped for this reason, and its buffer used for a RST to the host that clears the half-open connection of this
+    /// Dropped for this reason, and its buffer used for a RST to the host that clears the half-open connection of its
     /// tuple whose client began at this sequence number.
-    ClearHalfOpen(Tuple, u32, DropReason),
-    /// Dropped, and the kernel's socket for this tuple is to end without a word to the client: another member owns it.
-    EndSocket(Tuple),
-    /// Dropped for this reason, and kept as the SYN of this tuple and sequence number, for the host to get it later.
-    Keep(Tuple, u32, DropReason),
-    /// Dropped for this reason, and the control thread is to find out whose client it is that repeats itself in vain.
-    Suspect(Suspicion, DropReason),
+    ClearHalfOpen(u32, DropReason),
+    /// Dropped, and the kernel's socket for its tuple is to end without a word to the client: another member owns it.
+    EndSocket,
+    /// Dropped for this reason, and kept as a SYN of this sequence number, for the host to get it later.
+    Keep(u32, DropReason),
+    /// Dropped for this reason, and the control thread is to find out whose client it is that repeats itself in vain, and
+    /// has sent all up to this sequence number.
+    Suspect(u32, DropReason),
     /// Dropped.
     Drop(DropReason),
 }
+
+const _: () = assert!(size_of::<Verdict>() == 8);
 
 macro_rules! drops {
     ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {

@@ -20,12 +20,12 @@ use crate::classify::{self, Class, Facts};
 use crate::counters::Counters;
 use crate::decide::Decider;
 use crate::frame::tcp::{self, Reset};
-use crate::frame::{arp, ethernet, icmp};
+use crate::frame::{Mac, arp, ethernet, icmp};
 use crate::kept::Kept;
-use crate::orphans::{Suspect, Suspicions};
+use crate::orphans::{Suspect, Suspicion, Suspicions};
 use crate::port::{BURST, Buffer, Burst, Port};
 use crate::shared::{HeartbeatFrame, Notice, Shared};
-use crate::table::{Established, Fragments, HalfOpen, Handshakes, Hash};
+use crate::table::{Entry, Established, Fragments, HalfOpen, Handshakes, Hash, Tuple};
 use crate::time::{Clock, Time};
 use crate::verdict::{DropReason, Verdict};
 
@@ -62,20 +62,6 @@ impl Member {
             now,
         }
     }
-
-    /// The hash of a class's tuple, with the cache lines it leads to on their way.
-    #[inline]
-    fn prefetch(&self, class: &Class<'_>) -> Hash {
-        match class {
-            Class::Tcp { tuple, .. } | Class::IcmpError(tuple) => {
-                let hash = self.established.hash(tuple);
-                self.established.prefetch(hash);
-                self.handshakes.prefetch(hash);
-                hash
-            }
-            _ => Hash::default(),
-        }
-    }
 }
 
 /// A SYN that has waited so long has been repeated by its client (RFC 6298, 2.1), or answered by another member.
@@ -88,10 +74,136 @@ const CATCH_UP: u32 = 1024;
 const LOOKS: usize = 4 * BURST;
 
 /// Which way a burst goes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
     FromWire,
     FromHost,
+}
+
+/// What the stages know of a burst. Segments are numbered among themselves, in the order of their frames.
+struct Stages {
+    /// By frame.
+    classes: [Class; BURST],
+    /// By frame: the number of its segment, if it is one.
+    segment_of: [u8; BURST],
+    /// By segment, as all below.
+    frame_of: [u8; BURST],
+    tuples: [Tuple; BURST],
+    hashes: [Hash; BURST],
+    /// Of those that were found.
+    found: [Entry; BURST],
+    /// Bit by bit: plain segments that were found, and whose connection nobody may be about to take over.
+    passing: u64,
+    /// Bit by bit: plain segments that were not found.
+    missed: u64,
+}
+
+impl Default for Stages {
+    fn default() -> Stages {
+        Stages {
+            classes: [Class::Other; BURST],
+            segment_of: [0; BURST],
+            frame_of: [0; BURST],
+            tuples: [Tuple::NONE; BURST],
+            hashes: [Hash::default(); BURST],
+            found: [Entry::NONE; BURST],
+            passing: 0,
+            missed: 0,
+        }
+    }
+}
+
+impl Stages {
+    /// The stages before decisions: parse; hash, and ask for the lines where entries are; look up, and ask for the
+    /// lines that what was not found leads to.
+    #[inline(always)] // For which CPUs, the caller says.
+    fn prepare<B: Buffer>(&mut self, member: &Member, burst: &Burst<B>, direction: Direction, now: Time) {
+        let (segments, plain) = self.parse(&member.facts, burst, direction);
+        let (tuples, hashes) = (&self.tuples[..segments], &mut self.hashes[..segments]);
+        member.established.hash_and_prefetch(tuples, hashes);
+        let decisive = all(segments) & !plain;
+        bits(decisive).for_each(|segment| member.handshakes.prefetch(hashes[segment]));
+
+        let hits = member.established.find_burst(tuples, hashes, &mut self.found);
+        let plain = plain & !beside(decisive, hashes);
+        self.passing = plain & hits.found & !hits.syn_seen;
+        self.missed = plain & !hits.found;
+        for segment in bits(self.missed) {
+            member.handshakes.prefetch(hashes[segment]);
+            member.suspicions.prefetch(hashes[segment]);
+        }
+        bits(decisive).for_each(|segment| member.handshakes.prefetch_record(hashes[segment], now));
+    }
+
+    /// Classifies; returns how many segments there are, and which of them are plain, bit by bit.
+    #[inline(always)]
+    fn parse<B: Buffer>(&mut self, facts: &Facts, burst: &Burst<B>, direction: Direction) -> (usize, u64) {
+        let (mut segments, mut plain) = (0, 0);
+        for (index, buffer) in burst.iter().enumerate() {
+            let (frame, tuple) = (buffer.bytes(), &mut self.tuples[segments]);
+            let class = match direction {
+                _ if !buffer.is_whole() => Class::Drop(DropReason::Oversize),
+                Direction::FromWire => classify::from_wire(frame, facts, tuple),
+                Direction::FromHost => classify::from_host(frame, facts, tuple),
+            };
+            self.classes[index] = class;
+            if let Class::Tcp(place) = class {
+                plain |= u64::from(place.plain) << segments;
+                (self.frame_of[segments], self.segment_of[index]) = (index as u8, segments as u8);
+                segments += 1;
+            }
+        }
+        (segments, plain)
+    }
+}
+
+/// Segments that may be of the same connection as a decisive one of their burst, bit by bit: those keep their order. Of a
+/// thousand others one is taken for such, for each that is decisive.
+#[inline(always)]
+fn beside(decisive: u64, hashes: &[Hash]) -> u64 {
+    if decisive == 0 {
+        return 0;
+    }
+    let mut seen = [0u64; 16];
+    let place = |hash: &Hash| ((hash.bits() >> 6) as usize % 16, hash.bits() % 64);
+    for segment in bits(decisive) {
+        let (word, bit) = place(&hashes[segment]);
+        seen[word] |= 1 << bit;
+    }
+    let is_seen = |hash: &Hash| {
+        let (word, bit) = place(hash);
+        seen[word] >> bit & 1
+    };
+    hashes.iter().enumerate().fold(0, |set, (segment, hash)| set | is_seen(hash) << segment)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_modern() -> bool {
+    use std::is_x86_feature_detected as has;
+    has!("avx2") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("movbe") && has!("popcnt")
+}
+
+/// The numbers of the bits that are set.
+#[inline]
+fn bits(mut set: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let index = set.trailing_zeros() as usize;
+        let some = set != 0;
+        set &= set.wrapping_sub(1);
+        some.then_some(index)
+    })
+}
+
+/// The lowest `count` bits.
+#[inline]
+fn all(count: usize) -> u64 {
+    u64::MAX.checked_shr(u64::BITS - count as u32).unwrap_or(0)
+}
+
+/// As what frames leave.
+#[inline]
+fn source(facts: &Facts) -> Mac {
+    if broken(Rule::OwnSource) { facts.vips[0].mac } else { facts.own_mac }
 }
 
 /// A worker over its ports.
@@ -104,6 +216,10 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
     /// Its queue pair towards the host.
     pub host: H,
     kept: Kept,
+    stages: Stages,
+    /// Whether the CPU has what [`forward_modern`](Worker::forward_modern) is compiled for.
+    #[cfg(target_arch = "x86_64")]
+    modern: bool,
     to_wire: Burst<W::Buffer>,
     to_host: Burst<W::Buffer>,
     last_turn: Option<Time>,
@@ -114,8 +230,22 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
 impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     /// A worker that counts into `counters` and keeps SYNs in `kept`, which no other worker may have.
     pub fn new(member: Arc<Member>, counters: Arc<Counters>, clock: Clock, kept: Kept, wire: W, host: H) -> Self {
-        let (to_wire, to_host) = (Burst::new(), Burst::new());
-        Worker { member, counters, clock, wire, host, kept, to_wire, to_host, last_turn: None, catching_up: 0 }
+        let (to_wire, to_host, stages) = (Burst::new(), Burst::new(), Stages::default());
+        Worker {
+            member,
+            counters,
+            clock,
+            wire,
+            host,
+            kept,
+            stages,
+            #[cfg(target_arch = "x86_64")]
+            modern: is_modern(),
+            to_wire,
+            to_host,
+            last_turn: None,
+            catching_up: 0,
+        }
     }
 
     /// One turn: a burst from the wire, a burst from the host, kept SYNs that are due, and the heartbeats that wait to be
@@ -163,48 +293,112 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         self.kept.due_in(now)
     }
 
-    /// Takes a burst through all stages, one stage at a time, so that the memory each frame needs is on its way while
-    /// the others are worked on.
-    fn forward(&mut self, mut burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
+    /// Takes a burst through all stages; returns how many frames there were.
+    fn forward(&mut self, burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.modern {
+            #[allow(unsafe_code)]
+            // SAFETY: the CPU was found to have what this function is compiled for.
+            return unsafe { self.forward_modern(burst, direction, now) };
+        }
+        self.forward_anywhere(burst, direction, now)
+    }
+
+    /// The same code, compiled for x86-64-v3, which CPUs have had since 2013 (Intel) and 2015 (AMD).
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
+    #[allow(unsafe_code)] // As every function for certain CPUs alone.
+    unsafe fn forward_modern(&mut self, burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
+        self.forward_anywhere(burst, direction, now)
+    }
+
+    /// One stage at a time, so that the memory each frame needs is on its way while the others are worked on. The many,
+    /// plain segments of established connections, are carried out first and without a decision: whether a frame is one
+    /// is a bit, not a branch to be mispredicted.
+    #[inline(always)]
+    fn forward_anywhere(&mut self, burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
         let frames = burst.len();
         if frames == 0 {
             return 0;
         }
-        let verdicts = self.decide(&burst, direction, now);
-        for (buffer, verdict) in burst.drain(..).zip(verdicts) {
-            self.carry_out(buffer, verdict, now);
+        self.stages.prepare(&self.member, &burst, direction, now);
+        let mut burst: ArrayVec<Option<W::Buffer>, BURST> = burst.into_iter().map(Some).collect();
+        let member = Arc::clone(&self.member);
+        let decider = member.decider(self.catching_up > 0, now);
+        let mut others = all(frames);
+        for segment in bits(self.stages.passing) {
+            let index = usize::from(self.stages.frame_of[segment]);
+            others &= !(1 << index);
+            if let Some(buffer) = burst[index].take() {
+                self.pass(buffer, segment, direction, &decider);
+            }
+        }
+        if direction == Direction::FromWire {
+            others &= !self.drop_of_nobody(&mut burst, &decider);
+        }
+        for index in bits(others) {
+            if let Some(buffer) = burst[index].take() {
+                let verdict = self.decide(buffer.bytes(), index, direction, &decider);
+                self.carry_out(buffer, verdict, index, now);
+            }
         }
         self.flush();
         self.counters.burst(frames, self.clock.now().since(now));
         frames
     }
 
-    /// Parse, hash and prefetch; then look up and decide.
-    fn decide(&self, burst: &Burst<W::Buffer>, direction: Direction, now: Time) -> ArrayVec<Verdict, BURST> {
-        let classes: ArrayVec<(Class<'_>, Hash), BURST> = burst
-            .iter()
-            .map(|buffer| {
-                let class = match direction {
-                    _ if !buffer.is_whole() => Class::Drop(DropReason::Oversize),
-                    Direction::FromWire => classify::from_wire(buffer.bytes(), &self.member.facts),
-                    Direction::FromHost => classify::from_host(buffer.bytes(), &self.member.facts),
-                };
-                let hash = self.member.prefetch(&class);
-                (class, hash)
-            })
-            .collect();
-        let decider = self.member.decider(self.catching_up > 0, now);
-        classes
-            .iter()
-            .map(|(class, hash)| match direction {
-                Direction::FromWire => decider.from_wire(class, *hash),
-                Direction::FromHost => decider.from_host(class, *hash),
-            })
-            .collect()
+    /// A plain segment of a connection of ours.
+    #[inline(always)]
+    fn pass(&mut self, mut buffer: W::Buffer, segment: usize, direction: Direction, decider: &Decider<'_>) {
+        match direction {
+            Direction::FromWire => {
+                decider.of_ours(self.stages.found[segment]);
+                ethernet::set_destination(buffer.bytes_mut(), decider.facts.own_mac);
+                self.to_host.push(buffer);
+            }
+            Direction::FromHost => {
+                ethernet::set_source(buffer.bytes_mut(), source(decider.facts));
+                self.to_wire.push(buffer);
+            }
+        }
+    }
+
+    /// Drops the plain segments of connections that are nobody's here, nearly all of those that were not found. Returns
+    /// which frames they were, bit by bit.
+    #[inline(always)]
+    fn drop_of_nobody(&mut self, burst: &mut [Option<W::Buffer>], decider: &Decider<'_>) -> u64 {
+        let mut done = 0;
+        for segment in bits(self.stages.missed) {
+            let stages = &self.stages;
+            let index = usize::from(stages.frame_of[segment]);
+            let (tuple, hash) = (&stages.tuples[segment], stages.hashes[segment]);
+            let (Class::Tcp(place), Some(buffer)) = (stages.classes[index], &burst[index]) else { continue };
+            let Some(verdict) = decider.of_nobody(place, buffer.bytes(), tuple, hash) else { continue };
+            done |= 1 << index;
+            match (burst[index].take(), verdict) {
+                (_, Verdict::Drop(reason)) => self.counters.count_drop(reason),
+                (Some(buffer), verdict) => self.carry_out(buffer, verdict, index, decider.now),
+                (None, _) => {}
+            }
+        }
+        done
+    }
+
+    /// Any other frame.
+    #[inline]
+    fn decide(&self, frame: &[u8], index: usize, direction: Direction, decider: &Decider<'_>) -> Verdict {
+        let stages = &self.stages;
+        let (class, segment) = (stages.classes[index], usize::from(stages.segment_of[index]));
+        let (tuple, hash) = (&stages.tuples[segment], stages.hashes[segment]);
+        match direction {
+            Direction::FromWire => decider.from_wire(class, frame, tuple, hash),
+            Direction::FromHost => decider.from_host(class, frame, tuple, hash),
+        }
     }
 
     /// Does what a verdict says: rewrites the frame where it lies, and puts it on its way out.
-    fn carry_out(&mut self, mut buffer: W::Buffer, verdict: Verdict, now: Time) {
+    fn carry_out(&mut self, mut buffer: W::Buffer, verdict: Verdict, index: usize, now: Time) {
+        let tuple = self.stages.tuples[usize::from(self.stages.segment_of[index])];
         let facts = &self.member.facts;
         let frame = buffer.bytes_mut();
         match verdict {
@@ -215,11 +409,10 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                 tcp::blank_fast_open(frame);
             }
             Verdict::ToWire => {
-                let source = if broken(Rule::OwnSource) { facts.vips[0].mac } else { facts.own_mac };
-                ethernet::set_source(frame, source);
+                ethernet::set_source(frame, source(facts));
                 return self.to_wire.push(buffer);
             }
-            Verdict::ResetToWire(tuple) => {
+            Verdict::ResetToWire => {
                 ethernet::set_source(frame, facts.own_mac);
                 // If there is no room for the notice, the entry goes once it has been idle for long.
                 let _ = self.member.shared.notices.push(Notice::MayHaveEnded(tuple));
@@ -241,7 +434,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                 return self.to_wire.push(buffer);
             }
             Verdict::Refuse => return self.refuse(buffer),
-            Verdict::ClearHalfOpen(tuple, client_isn, reason) => {
+            Verdict::ClearHalfOpen(client_isn, reason) => {
                 self.counters.count_drop(reason);
                 let reset = Reset {
                     macs: (facts.own_mac, facts.own_mac),
@@ -256,7 +449,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                 self.counters.originated.add(1);
                 tcp::write_reset(buffer.bytes_mut(), &reset);
             }
-            Verdict::EndSocket(tuple) => {
+            Verdict::EndSocket => {
                 let asked = self.member.shared.notices.push(Notice::EndSocket(tuple)).is_ok();
                 return self.counters.count_drop(if asked { DropReason::TakenOver } else { DropReason::NoticesFull });
             }
@@ -269,12 +462,16 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                     Err(_) => self.counters.count_drop(DropReason::InboxFull),
                 };
             }
-            Verdict::Keep(tuple, client_isn, reason) => {
+            Verdict::Keep(client_isn, reason) => {
                 self.kept.keep(frame, tuple, client_isn, now);
                 return self.counters.count_drop(reason);
             }
-            Verdict::Suspect(suspicion, reason) => {
-                if let Some(header) = ethernet::Ethernet::parse(frame) {
+            Verdict::Suspect(end, reason) => {
+                if let Some(header) = ethernet::Ethernet::parse(frame)
+                    && let Class::Tcp(place) = self.stages.classes[index]
+                    && let Some(segment) = place.segment(frame)
+                {
+                    let suspicion = Suspicion { tuple, seq: segment.seq(), end, ack: segment.ack() };
                     // If there is no room, the client's next repeat tells of it again.
                     let _ = self.member.shared.suspects.push(Suspect { suspicion, mac: header.source });
                     self.counters.suspected.add(1);

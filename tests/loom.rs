@@ -200,9 +200,10 @@ fn a_burst_takes_no_slot_for_its_last_or_next_owner() {
             removed
         });
         let tuples = [tuple(1), tuple(2)];
-        let mut found = [None; 2];
-        table.find_many(&tuples, &tuples.map(|tuple| table.hash(&tuple)), &mut found);
-        let [first, second] = found.map(|entry| entry.is_some_and(|entry| table.remove(entry)));
+        let mut entries = [Entry::NONE; 2];
+        let found = table.find_burst(&tuples, &tuples.map(|tuple| table.hash(&tuple)), &mut entries).found;
+        let first = found & 1 != 0 && table.remove(entries[0]);
+        let second = found & 2 != 0 && table.remove(entries[1]);
         assert!(thread.join().unwrap() != first);
         assert_eq!(all(&table), if second { vec![] } else { vec![tuple(2)] });
     });
@@ -214,9 +215,9 @@ fn a_connection_is_found_while_it_is_confirmed_again() {
         let table = table_of(3, [tuple(1)]);
         let other = Arc::clone(&table);
         let thread = thread::spawn(move || insert(&other, &tuple(1)));
-        let mut found = [None];
-        table.find_many(&[tuple(1)], &[table.hash(&tuple(1))], &mut found);
-        assert!(found[0].is_some() && find(&table, &tuple(1)).is_some());
+        let mut entries = [Entry::NONE];
+        let found = table.find_burst(&[tuple(1)], &[table.hash(&tuple(1))], &mut entries).found;
+        assert!(found == 1 && find(&table, &tuple(1)).is_some());
         thread.join().unwrap();
     });
 }

@@ -9,19 +9,22 @@ use crate::table::{Answer, Hash, Record, Stage, State, Tuple};
 use crate::verdict::{DropReason, Verdict};
 
 impl Decider<'_> {
-    /// Decides a frame from the host. `hash` is that of its tuple, where it has one.
+    /// Decides a frame from the host. `tuple` and `hash` are those of its connection, if it is a segment.
     #[inline]
-    pub fn from_host(&self, class: &Class<'_>, hash: Hash) -> Verdict {
+    pub fn from_host(&self, class: Class, frame: &[u8], tuple: &Tuple, hash: Hash) -> Verdict {
         match class {
-            Class::Tcp { tuple, segment, .. } => match self.reply(tuple, hash, segment) {
-                Verdict::Drop(DropReason::StrayReset | DropReason::NoConnection) if broken(Rule::Egress) => {
-                    Verdict::ToWire
+            Class::Tcp(place) => {
+                let Some(segment) = place.segment(frame) else { return Verdict::Drop(DropReason::BadTcp) };
+                match self.reply(tuple, hash, &segment) {
+                    Verdict::Drop(DropReason::StrayReset | DropReason::NoConnection) if broken(Rule::Egress) => {
+                        Verdict::ToWire
+                    }
+                    verdict => verdict,
                 }
-                verdict => verdict,
-            },
-            Class::HostArp(vip) => Verdict::ArpToWire(*vip),
+            }
+            Class::HostArp(vip) => Verdict::ArpToWire(vip),
             Class::Other => Verdict::ToWire,
-            Class::Drop(reason) => Verdict::Drop(*reason),
+            Class::Drop(reason) => Verdict::Drop(reason),
             _ => Verdict::Drop(DropReason::HostNoise),
         }
     }
@@ -45,7 +48,7 @@ impl Decider<'_> {
                 Verdict::Drop(DropReason::StrayReset)
             }
             Some(entry) if flags.rst() && entry.syn_seen() => self.reset_after_a_syn(tuple, hash, segment),
-            Some(_) if flags.rst() => Verdict::ResetToWire(*tuple),
+            Some(_) if flags.rst() => Verdict::ResetToWire,
             Some(_) if !flags.syn() => Verdict::ToWire,
             _ if flags.rst() => self.refusal(tuple, hash, segment),
             None if self.is_of_half_open(tuple, hash, segment) => Verdict::ToWire,
@@ -77,7 +80,7 @@ impl Decider<'_> {
             Some(Stage::Lost) if broken(Rule::LostStaysLost) => Verdict::ToWire,
             Some(Stage::Lost) if broken(Rule::HalfOpenCleared) => Verdict::Drop(DropReason::LostRace),
             // Its half-open socket is still there: the RST that was to clear it came before it, or never.
-            Some(Stage::Lost) => Verdict::ClearHalfOpen(*tuple, client_isn, DropReason::LostRace),
+            Some(Stage::Lost) => Verdict::ClearHalfOpen(client_isn, DropReason::LostRace),
             Some(Stage::Seen | Stage::Answered) | None => Verdict::Drop(DropReason::NoConnection),
         }
     }
@@ -113,7 +116,7 @@ impl Decider<'_> {
         let mut undecided =
             records.iter().filter(|record| matches!(record.stage, Stage::Seen | Stage::Admitted)).peekable();
         if undecided.peek().is_none() {
-            return Verdict::ResetToWire(*tuple);
+            return Verdict::ResetToWire;
         }
         if !segment.flags().ack() {
             return Verdict::Drop(DropReason::StrayReset);
@@ -121,7 +124,7 @@ impl Decider<'_> {
         if undecided.any(|record| segment.ack() == record.client_isn.wrapping_add(1)) {
             return self.refusal(tuple, hash, segment);
         }
-        Verdict::ResetToWire(*tuple)
+        Verdict::ResetToWire
     }
 
     /// Whether this is the bare ACK by which a half-open socket of an earlier SYN tells a client that has begun anew

@@ -18,7 +18,7 @@ impl Decider<'_> {
         }
         match self.suspicions.observe(tuple, hash, segment, self.now) {
             Some(suspicion) if self.shared.role(tuple.vip).primary() && distrust(segment).is_none() => {
-                Verdict::Suspect(suspicion, reason)
+                Verdict::Suspect(suspicion.end, reason)
             }
             _ => Verdict::Drop(reason),
         }

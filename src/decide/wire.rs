@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Decider, distrust, in_window, is_unfinished};
 use crate::broken::{Rule, broken};
-use crate::classify::{Class, FragmentId};
+use crate::classify::{self, Class, FragmentId, Place};
 use crate::frame::tcp::Segment;
 use crate::shared::Role;
 use crate::table::{Entry, Hash, Record, Remembered, Stage, State, Tuple, VipIndex};
@@ -17,35 +17,63 @@ fn acknowledges(segment: &Segment<'_>, record: &Record) -> bool {
 }
 
 impl Decider<'_> {
-    /// Decides a frame from the wire. `hash` is that of its tuple, where it has one.
+    /// Decides a frame from the wire. `tuple` and `hash` are those of its connection, if it is a segment.
     #[inline]
-    pub fn from_wire(&self, class: &Class<'_>, hash: Hash) -> Verdict {
+    pub fn from_wire(&self, class: Class, frame: &[u8], tuple: &Tuple, hash: Hash) -> Verdict {
         match class {
-            Class::Tcp { tuple, segment, fragment: None } => self.segment(tuple, hash, segment),
-            Class::Tcp { tuple, segment, fragment: Some(id) } => self.first_fragment(tuple, hash, segment, *id),
-            Class::Drop(reason) => Verdict::Drop(*reason),
-            other => self.rarely(other, hash),
+            Class::Tcp(place) => match place.segment(frame) {
+                Some(segment) if place.first_fragment => self.first_fragment(tuple, hash, &segment, frame),
+                Some(segment) => self.segment(tuple, hash, &segment),
+                None => Verdict::Drop(DropReason::BadTcp),
+            },
+            Class::Drop(reason) => Verdict::Drop(reason),
+            other => self.rarely(other, frame),
+        }
+    }
+
+    /// A plain segment of a connection that this member has, from the wire: it goes to the host.
+    #[inline]
+    pub fn of_ours(&self, mut entry: Entry) {
+        self.established.touch(&mut entry, self.now);
+    }
+
+    /// A plain segment from the wire that had no entry when its burst was looked up, if no handshake of its tuple is
+    /// remembered either: it is nobody's here. So are nearly all segments of other members' connections. The others are decided
+    /// as if they had not been looked up: an earlier frame of the burst may have changed what is known.
+    #[inline]
+    pub fn of_nobody(&self, place: Place, frame: &[u8], tuple: &Tuple, hash: Hash) -> Option<Verdict> {
+        if self.handshakes.may_have(hash) {
+            return None;
+        }
+        let watched = place.may_be_repeated | self.suspicions.may_watch(hash);
+        match place.segment(frame) {
+            Some(segment) if watched => Some(self.suspect(tuple, hash, &segment, DropReason::NoConnection)),
+            _ => Some(Verdict::Drop(DropReason::NoConnection)),
         }
     }
 
     /// All that is not a TCP segment.
-    fn rarely(&self, class: &Class<'_>, hash: Hash) -> Verdict {
+    fn rarely(&self, class: Class, frame: &[u8]) -> Verdict {
         match class {
             Class::Heartbeat => Verdict::ToControl,
             // Every member answers, and all say the same: whoever asks is answered while any of them lives.
-            Class::ArpRequest(vip) => Verdict::AnswerArp(*vip),
+            Class::ArpRequest(vip) => Verdict::AnswerArp(vip),
             Class::ArpReply => Verdict::ToHost,
-            Class::Echo(vip) if self.role(*vip).primary() => Verdict::AnswerEcho,
+            Class::Echo(vip) if self.role(vip).primary() => Verdict::AnswerEcho,
             Class::Echo(_) => Verdict::Drop(DropReason::EchoPassive),
-            Class::IcmpError(tuple) if self.is_ours(tuple, hash) => Verdict::ToHost,
-            Class::IcmpError(_) => Verdict::Drop(DropReason::IcmpNotOurs),
-            Class::LaterFragment(id) if self.fragments.passed(id, self.now) => Verdict::ToHost,
-            Class::LaterFragment(_) => Verdict::Drop(DropReason::Fragment),
+            Class::IcmpError(vip) => match classify::quoted_tuple(frame, vip) {
+                Some(tuple) if self.is_ours(&tuple, self.established.hash(&tuple)) => Verdict::ToHost,
+                _ => Verdict::Drop(DropReason::IcmpNotOurs),
+            },
+            Class::LaterFragment(vip) => match FragmentId::of(frame, vip) {
+                Some(id) if self.fragments.passed(&id, self.now) => Verdict::ToHost,
+                _ => Verdict::Drop(DropReason::Fragment),
+            },
             Class::Other if self.facts.shared_wire => Verdict::Drop(DropReason::KernelHasIt),
             Class::Other => Verdict::Untouched,
-            Class::Drop(reason) => Verdict::Drop(*reason),
+            Class::Drop(reason) => Verdict::Drop(reason),
             // Only the host sends such, and a segment is not rare.
-            Class::HostArp(_) | Class::Tcp { .. } => Verdict::Drop(DropReason::BadArp),
+            Class::HostArp(_) | Class::Tcp(_) => Verdict::Drop(DropReason::BadArp),
         }
     }
 
@@ -134,9 +162,7 @@ impl Decider<'_> {
             Remembered::Crowded => return Verdict::Drop(reason),
         };
         match record.stage {
-            Stage::Seen if pure && segment.data_len() == 0 && !self.catching_up => {
-                Verdict::Keep(*tuple, segment.seq(), reason)
-            }
+            Stage::Seen if pure && segment.data_len() == 0 && !self.catching_up => Verdict::Keep(segment.seq(), reason),
             _ if !role.active => Verdict::Drop(reason),
             // The client has acknowledged another member's answer to this very SYN: an old copy of it changes nothing.
             Stage::Answered | Stage::Lost if entry.is_none() => Verdict::Drop(DropReason::LostRace),
@@ -196,7 +222,7 @@ impl Decider<'_> {
                 self.handshakes.settle(record, Stage::Answered);
                 if self.half_open.contains(tuple, self.now) {
                     // Our host may have answered it before we started.
-                    return Verdict::ClearHalfOpen(*tuple, record.client_isn, DropReason::LostRace);
+                    return Verdict::ClearHalfOpen(record.client_isn, DropReason::LostRace);
                 }
                 Verdict::Drop(DropReason::NoConnection)
             }
@@ -220,12 +246,12 @@ impl Decider<'_> {
             if broken(Rule::HalfOpenCleared) {
                 return Verdict::Drop(DropReason::LostRace);
             }
-            return Verdict::ClearHalfOpen(*tuple, half_open, DropReason::LostRace);
+            return Verdict::ClearHalfOpen(half_open, DropReason::LostRace);
         }
         // The entry first: once the record says "confirmed", a segment on another worker must find it.
         if self.established.insert(tuple, hash, State::Live, self.now).is_err() {
             self.handshakes.settle(record, Stage::Lost);
-            return Verdict::ClearHalfOpen(*tuple, record.client_isn, DropReason::TableFull);
+            return Verdict::ClearHalfOpen(record.client_isn, DropReason::TableFull);
         }
         self.handshakes.settle(record, Stage::Confirmed);
         Verdict::ToHost
@@ -295,7 +321,7 @@ impl Decider<'_> {
                     return self.decide_race(tuple, hash, segment, &records, record);
                 }
                 // Only the exact number tells: elsewhere in the window the old connection may be meant.
-                Stage::Admitted | Stage::Seen if at_start(&record) => return self.hand_over(tuple, record, entry),
+                Stage::Admitted | Stage::Seen if at_start(&record) => return self.hand_over(record, entry),
                 _ => {}
             }
         }
@@ -303,16 +329,16 @@ impl Decider<'_> {
     }
 
     /// Another member owns the tuple now: the old entry and its socket end, and nothing of that reaches the wire.
-    fn hand_over(&self, tuple: &Tuple, record: &Record, entry: Entry) -> Verdict {
+    fn hand_over(&self, record: &Record, entry: Entry) -> Verdict {
         let end = if record.stage == Stage::Admitted { Stage::Lost } else { Stage::Answered };
         self.handshakes.settle(record, end);
         self.established.remove(entry);
-        Verdict::EndSocket(*tuple)
+        Verdict::EndSocket
     }
 
     /// The first fragment of a packet has the TCP header: its verdict is the packet's. It may pass an established
     /// connection, but decides nothing: its checksum covers data that is not here yet.
-    fn first_fragment(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, id: FragmentId) -> Verdict {
+    fn first_fragment(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, frame: &[u8]) -> Verdict {
         let verdict = match self.established.find(tuple, hash) {
             _ if segment.flags().syn() => Verdict::Drop(DropReason::FragmentUndecided),
             Some(mut entry) if !entry.syn_seen() => {
@@ -323,7 +349,9 @@ impl Decider<'_> {
             None if self.is_ours(tuple, hash) => Verdict::Drop(DropReason::FragmentUndecided),
             None => Verdict::Drop(DropReason::NoConnection),
         };
-        if verdict == Verdict::ToHost {
+        if verdict == Verdict::ToHost
+            && let Some(id) = FragmentId::of(frame, tuple.vip)
+        {
             self.fragments.pass(&id, self.now);
         }
         verdict

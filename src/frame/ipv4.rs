@@ -17,6 +17,8 @@ pub const TCP: u8 = 6;
 pub struct Ipv4<'a> {
     /// From the version on to the end by the header's total length: padding of the frame is left out.
     packet: &'a [u8],
+    /// Its start: no accessor of the fixed header has to look at the length again.
+    header: &'a [u8; HEADER],
     header_len: usize,
 }
 
@@ -35,7 +37,7 @@ impl<'a> Ipv4<'a> {
     /// no more than the beginning of a packet.
     #[inline]
     pub fn parse_packet(bytes: &'a [u8], whole: bool) -> Result<Ipv4<'a>, Malformed> {
-        let header: &[u8; HEADER] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
+        let header: &'a [u8; HEADER] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
         let header_len = usize::from(header[0] & 0xf) * 4;
         let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
         if header[0] >> 4 != 4 || header_len < HEADER || total_len < header_len {
@@ -44,7 +46,7 @@ impl<'a> Ipv4<'a> {
         if bytes.len() < if whole { total_len } else { header_len } {
             return Err(Malformed::Truncated);
         }
-        Ok(Ipv4 { packet: &bytes[..total_len.min(bytes.len())], header_len })
+        Ok(Ipv4 { packet: &bytes[..total_len.min(bytes.len())], header, header_len })
     }
 
     /// Bytes of the header, options included.
@@ -62,44 +64,46 @@ impl<'a> Ipv4<'a> {
     /// Source address.
     #[inline]
     pub fn source(&self) -> Ipv4Addr {
-        Ipv4Addr::new(self.packet[12], self.packet[13], self.packet[14], self.packet[15])
+        Ipv4Addr::new(self.header[12], self.header[13], self.header[14], self.header[15])
     }
 
     /// Destination address.
     #[inline]
     pub fn destination(&self) -> Ipv4Addr {
-        Ipv4Addr::new(self.packet[16], self.packet[17], self.packet[18], self.packet[19])
+        Ipv4Addr::new(self.header[16], self.header[17], self.header[18], self.header[19])
     }
 
     /// Protocol number of the payload.
     #[inline]
     pub fn protocol(&self) -> u8 {
-        self.packet[9]
+        self.header[9]
     }
 
     /// Identification, which the fragments of one packet share.
     #[inline]
     pub fn identification(&self) -> u16 {
-        u16::from_be_bytes([self.packet[4], self.packet[5]])
+        u16::from_be_bytes([self.header[4], self.header[5]])
     }
 
     /// Where the payload stands in the packet it is a fragment of, in units of 8 bytes.
     #[inline]
     pub fn fragment_offset(&self) -> u16 {
-        u16::from_be_bytes([self.packet[6], self.packet[7]]) & 0x1fff
+        u16::from_be_bytes([self.header[6], self.header[7]]) & 0x1fff
     }
 
     /// Whether this is a part of a packet only.
     #[inline]
     pub fn is_fragment(&self) -> bool {
         // More fragments, or an offset.
-        u16::from_be_bytes([self.packet[6], self.packet[7]]) & 0x3fff != 0
+        u16::from_be_bytes([self.header[6], self.header[7]]) & 0x3fff != 0
     }
 
     /// Whether the header's checksum is right.
     #[inline]
     pub fn checksum_is_right(&self) -> bool {
-        checksum::finish(checksum::sum(&self.packet[..self.header_len], 0)) == 0
+        let options =
+            if self.header_len == HEADER { 0 } else { checksum::sum(&self.packet[HEADER..self.header_len], 0) };
+        checksum::finish(checksum::sum_of_header(self.header) + options) == 0
     }
 }
 

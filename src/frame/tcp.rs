@@ -74,6 +74,8 @@ pub struct Segment<'a> {
     destination: Ipv4Addr,
     /// From the source port on to the end of the data.
     bytes: &'a [u8],
+    /// Its start: no accessor of the fixed header has to look at the length again.
+    header: &'a [u8; HEADER],
 }
 
 impl<'a> Segment<'a> {
@@ -85,7 +87,7 @@ impl<'a> Segment<'a> {
     #[inline]
     pub fn parse(packet: &Ipv4<'a>) -> Result<Segment<'a>, Malformed> {
         let bytes = packet.payload();
-        let header: &[u8; HEADER] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
+        let header: &'a [u8; HEADER] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
         let header_len = usize::from(header[12] >> 4) * 4;
         if header_len < HEADER {
             return Err(Malformed::Field);
@@ -93,7 +95,29 @@ impl<'a> Segment<'a> {
         if bytes.len() < header_len {
             return Err(Malformed::Truncated);
         }
-        Ok(Segment { source: packet.source(), destination: packet.destination(), bytes })
+        Ok(Segment { source: packet.source(), destination: packet.destination(), bytes, header })
+    }
+
+    /// The segment of `len` bytes, header included, at byte `at` of a frame: what an earlier `parse` found there. `None` if
+    /// it is not.
+    #[inline]
+    pub fn again(frame: &'a [u8], at: usize, len: usize) -> Option<Segment<'a>> {
+        let addresses: &[u8; 8] = frame.get(ethernet::HEADER + 12..)?.first_chunk()?;
+        let [s0, s1, s2, s3, d0, d1, d2, d3] = *addresses;
+        let bytes = frame.get(at..)?.get(..len)?;
+        let header: &'a [u8; HEADER] = bytes.first_chunk()?;
+        Some(Segment {
+            source: Ipv4Addr::new(s0, s1, s2, s3),
+            destination: Ipv4Addr::new(d0, d1, d2, d3),
+            bytes,
+            header,
+        })
+    }
+
+    /// Bytes of header and data.
+    #[inline]
+    pub fn whole_len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Source address of the packet.
@@ -111,49 +135,56 @@ impl<'a> Segment<'a> {
     /// Source port.
     #[inline]
     pub fn source_port(&self) -> u16 {
-        u16::from_be_bytes([self.bytes[0], self.bytes[1]])
+        u16::from_be_bytes([self.header[0], self.header[1]])
     }
 
     /// Destination port.
     #[inline]
     pub fn destination_port(&self) -> u16 {
-        u16::from_be_bytes([self.bytes[2], self.bytes[3]])
+        u16::from_be_bytes([self.header[2], self.header[3]])
     }
 
     /// Sequence number.
     #[inline]
     pub fn seq(&self) -> u32 {
-        u32::from_be_bytes([self.bytes[4], self.bytes[5], self.bytes[6], self.bytes[7]])
+        u32::from_be_bytes([self.header[4], self.header[5], self.header[6], self.header[7]])
     }
 
     /// Acknowledgment number.
     #[inline]
     pub fn ack(&self) -> u32 {
-        u32::from_be_bytes([self.bytes[8], self.bytes[9], self.bytes[10], self.bytes[11]])
+        u32::from_be_bytes([self.header[8], self.header[9], self.header[10], self.header[11]])
     }
 
     /// Control bits.
     #[inline]
     pub fn flags(&self) -> Flags {
-        Flags(self.bytes[13])
+        Flags(self.header[13])
     }
 
     /// Window, as it is in the header: not scaled.
     #[inline]
     pub fn window(&self) -> u16 {
-        u16::from_be_bytes([self.bytes[14], self.bytes[15]])
+        u16::from_be_bytes([self.header[14], self.header[15]])
     }
 
     /// Bytes of the header, options included.
     #[inline]
     pub fn header_len(&self) -> usize {
-        usize::from(self.bytes[12] >> 4) * 4
+        usize::from(self.header[12] >> 4) * 4
     }
 
     /// Bytes of data.
     #[inline]
     pub fn data_len(&self) -> usize {
         self.bytes.len() - self.header_len()
+    }
+
+    /// Whether TCP repeats this until it is acknowledged, and nothing that need not be acknowledged looks like it: of one
+    /// byte are other stacks' keep-alives and window probes.
+    #[inline]
+    pub fn may_be_repeated(&self) -> bool {
+        may_be_repeated(self.flags(), self.data_len())
     }
 
     /// The data.
@@ -163,7 +194,15 @@ impl<'a> Segment<'a> {
     }
 
     /// The timestamps option, if there is one.
+    #[inline]
     pub fn timestamps(&self) -> Option<Timestamps> {
+        if self.header_len() == HEADER {
+            return None;
+        }
+        self.timestamps_among_options()
+    }
+
+    fn timestamps_among_options(&self) -> Option<Timestamps> {
         let (at, len) = options(&self.bytes[..self.header_len()]).find(|&(at, _)| self.bytes[at] == 8)?;
         let word = |at: usize| {
             u32::from_be_bytes([self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]])
@@ -187,12 +226,18 @@ impl<'a> Segment<'a> {
     /// 65,536 finished segments looks like it too, so what looks unfinished is worth a [`Segment::checksum`].
     #[inline]
     pub fn looks_unfinished(&self) -> bool {
-        u16::from_be_bytes([self.bytes[16], self.bytes[17]]) == checksum::fold(self.pseudo_header())
+        u16::from_be_bytes([self.header[16], self.header[17]]) == checksum::fold(self.pseudo_header())
     }
 
     fn pseudo_header(&self) -> u64 {
         checksum::pseudo_header(self.source, self.destination, ipv4::TCP, self.bytes.len() as u16)
     }
+}
+
+/// See [`Segment::may_be_repeated`].
+#[inline]
+pub(crate) const fn may_be_repeated(flags: Flags, data_len: usize) -> bool {
+    flags.ack() & !flags.rst() & ((data_len > 1) | flags.fin())
 }
 
 /// Where each option stands in a TCP header of full length, and how many bytes it has, kind and length included.

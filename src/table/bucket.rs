@@ -36,20 +36,23 @@ impl Bucket {
         candidates
     }
 
-    /// A slot and, if the tuple's entry is there, its word; or whether a proper look is needed to tell: there may be
+    /// A slot and its word; whether the tuple's entry is there; or whether a proper look is needed to tell: there may be
     /// one elsewhere, or the slot is changing. Without a branch.
     #[inline]
-    pub fn first_look(&self, tuple: &Tuple, hash: Hash) -> (usize, Option<Word>, bool) {
+    pub fn first_look(&self, tuple: &Tuple, hash: Hash) -> (usize, Word, bool, bool) {
         let key = tuple.key();
         let candidates = self.candidates(key);
         // With none, the last: its key will be another.
         let slot = (candidates | 1 << (SLOTS - 1)).trailing_zeros() as usize;
         // In this order, and Acquire, as in `read`.
         let word = Word::from_bits(self.words[slot].load(Ordering::Acquire));
-        let same_key = self.keys[slot].load(Ordering::Acquire) == key;
-        let same_entry = word.same_entry(Word::from_bits(self.words[slot].load(Ordering::Acquire)));
-        let here = word.is_live() & same_key & same_entry & (word.vip() == tuple.vip);
-        (slot, here.then_some(word), !here & ((candidates != 0) | self.is_passed(hash)))
+        let other_key = self.keys[slot].load(Ordering::Acquire) ^ key;
+        let again = Word::from_bits(self.words[slot].load(Ordering::Acquire));
+        // One comparison at the end: of conditions joined one by one the compiler makes branches.
+        let mismatch = other_key | u64::from(word.differs(again, tuple.vip));
+        let here = mismatch == 0;
+        let elsewhere = (candidates | self.passed_bits(hash)) != 0;
+        (slot, word, here, !here & elsewhere)
     }
 
     /// A slot's key and word, if it holds an entry, and both of the same.
@@ -89,8 +92,14 @@ impl Bucket {
     /// Whether entries of this hash's class lie further on.
     #[inline]
     pub fn is_passed(&self, hash: Hash) -> bool {
+        self.passed_bits(hash) != 0
+    }
+
+    /// How many they are.
+    #[inline]
+    fn passed_bits(&self, hash: Hash) -> u32 {
         // Relaxed: what was entered before this look-up began was counted before it too.
-        self.passed.load(Ordering::Relaxed) >> class_shift(hash) & 0xff != 0
+        self.passed.load(Ordering::Relaxed) >> class_shift(hash) & 0xff
     }
 
     /// The sum of the counts.

@@ -36,6 +36,9 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// What an array is filled with before there is anything in it. Not to be worked with.
+    pub const NONE: Entry = Entry { slot: 0, word: Word(0) };
+
     /// What the kernel had for it.
     #[inline]
     pub fn state(self) -> State {
@@ -105,6 +108,13 @@ impl Word {
     #[inline]
     pub fn same_entry(self, later: Word) -> bool {
         later.is_live() && (self.0 ^ later.0) >> GENERATION_SHIFT == 0
+    }
+
+    /// Zero if this is a live entry of the VIP and `later`, read from the same slot, still is that entry.
+    #[inline]
+    pub fn differs(self, later: Word, vip: VipIndex) -> u32 {
+        let not_live = !(self.0 & later.0) & LIVE;
+        not_live | (self.0 ^ later.0) >> GENERATION_SHIFT | u32::from(self.vip() ^ vip)
     }
 
     /// An empty slot's word that keeps the generation.

@@ -47,6 +47,15 @@ impl Cursor {
     }
 }
 
+/// Which of a burst were found, bit by bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Those that have an entry.
+    pub found: u64,
+    /// Those of them whose entry says that a SYN was seen. Of the others, any value.
+    pub syn_seen: u64,
+}
+
 /// The table of established connections.
 pub struct Established {
     buckets: Region<Bucket>,
@@ -100,30 +109,42 @@ impl Established {
         self.probe(tuple, hash).next()
     }
 
-    /// [`find`](Established::find) for a burst, `found[i]` for `tuples[i]`: best called some time after
-    /// [`prefetch`](Established::prefetch) for each. Whether a tuple is found makes no difference to the way through
-    /// the code, so a mix of hits and misses mispredicts nothing. The few that need a second look, mostly at a second
-    /// line, get it at the end, when that line has come too.
+    /// The hashes of a burst's tuples, and their lines on the way.
     #[inline]
-    pub fn find_many(&self, tuples: &[Tuple], hashes: &[Hash], found: &mut [Option<Entry>]) {
-        let bursts = tuples.chunks(64).zip(hashes.chunks(64)).zip(found.chunks_mut(64));
-        for ((tuples, hashes), found) in bursts {
-            let mut again = 0u64;
-            for (index, ((tuple, hash), found)) in tuples.iter().zip(hashes).zip(&mut *found).enumerate() {
-                let home = self.home(*hash);
-                let (slot, word, look_again) = self.buckets[home].first_look(tuple, *hash);
-                *found = word.map(|word| Entry { slot: (home * SLOTS + slot) as u32, word });
-                if look_again {
-                    prefetch(&self.buckets[self.after(home)]);
-                    again |= 1 << index;
-                }
-            }
-            while again != 0 {
-                let index = again.trailing_zeros() as usize;
-                again &= again - 1;
-                found[index] = self.find(&tuples[index], hashes[index]);
+    pub fn hash_and_prefetch(&self, tuples: &[Tuple], hashes: &mut [Hash]) {
+        self.hasher.hash_burst(tuples, hashes);
+        hashes.iter().for_each(|hash| self.prefetch(*hash));
+    }
+
+    /// [`find`](Established::find) for a burst of up to 64, some time after
+    /// [`hash_and_prefetch`](Established::hash_and_prefetch): `entries[i]` is that of `tuples[i]` where the answer's bit i
+    /// says so. Whether a tuple is found makes no difference to the way through the code, so a mix of hits and misses
+    /// mispredicts nothing. The few that need a second look, mostly at a second line, get it at the end, when that line
+    /// has come too.
+    #[inline(always)]
+    pub fn find_burst(&self, tuples: &[Tuple], hashes: &[Hash], entries: &mut [Entry]) -> Found {
+        let (mut found, mut syn_seen, mut again) = (0u64, 0u64, 0u64);
+        for (index, ((tuple, hash), entry)) in tuples.iter().zip(hashes).zip(&mut *entries).take(64).enumerate() {
+            let home = self.home(*hash);
+            let (slot, word, here, look_again) = self.buckets[home].first_look(tuple, *hash);
+            *entry = Entry { slot: (home * SLOTS + slot) as u32, word };
+            found |= u64::from(here) << index;
+            syn_seen |= u64::from(entry.syn_seen()) << index;
+            if look_again {
+                prefetch(&self.buckets[self.after(home)]);
+                again |= 1 << index;
             }
         }
+        while again != 0 {
+            let index = again.trailing_zeros() as usize;
+            again &= again - 1;
+            if let Some(entry) = self.find(&tuples[index], hashes[index]) {
+                entries[index] = entry;
+                found |= 1 << index;
+                syn_seen = syn_seen & !(1 << index) | u64::from(entry.syn_seen()) << index;
+            }
+        }
+        Found { found, syn_seen }
     }
 
     /// Enters a connection, or, if it is there already, confirms it in place: a new generation, no SYN seen.

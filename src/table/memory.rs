@@ -32,7 +32,7 @@ pub enum TableError {
 
 /// Asks the CPU to have the line of `target` at hand soon. Does nothing where there is no such instruction.
 #[inline(always)]
-pub(super) fn prefetch<T>(target: &T) {
+pub(crate) fn prefetch<T>(target: &T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch is a hint; it neither faults nor changes anything, whatever the address.
     unsafe {

@@ -9,19 +9,25 @@ pub type VipIndex = u8;
 pub const MAX_VIPS: usize = 256;
 
 /// A connection's client and the virtual IP and port it talks to. Exact: two connections never share one.
+///
+/// In this order its first eight bytes are the key, on the machines that matter: one load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
 pub struct Tuple {
-    /// The client's address.
-    pub client: Ipv4Addr,
-    /// The client's TCP port.
-    pub client_port: u16,
     /// The TCP port at the virtual IP.
     pub port: u16,
+    /// The client's TCP port.
+    pub client_port: u16,
+    /// The client's address.
+    pub client: Ipv4Addr,
     /// The virtual IP.
     pub vip: VipIndex,
 }
 
 impl Tuple {
+    /// Of no connection.
+    pub const NONE: Tuple = Tuple { client: Ipv4Addr::UNSPECIFIED, client_port: 0, port: 0, vip: 0 };
+
     /// All but the VIP in one word: client 32 bits, client port 16, port 16, from the top. With the VIP's 8 bits
     /// beside it this is the whole tuple, so comparing both is exact.
     #[inline]

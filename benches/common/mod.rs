@@ -1,0 +1,143 @@
+//! What the benches share: a clock that does not count what others on the core take, tuples, and the bound that memory
+//! sets.
+#![allow(dead_code)] // No bench needs all of it.
+#![allow(clippy::expect_used)] // As in tests.
+
+pub mod frames;
+pub mod member;
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use baton::table::Tuple;
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+use criterion::{BenchmarkGroup, Criterion};
+
+/// Frames, or look-ups, done together.
+pub const BATCH: usize = 64;
+
+/// Criterion as every bench here uses it: short runs, CPU time.
+pub fn criterion() -> Criterion<CpuTime> {
+    Criterion::default()
+        .with_measurement(CpuTime)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(30)
+        .configure_from_args()
+}
+
+/// The thread's CPU time: what others on a shared core take does not count.
+pub struct CpuTime;
+
+impl CpuTime {
+    /// What this thread has taken so far.
+    #[allow(unsafe_code)] // clock_gettime has no safe form.
+    pub fn now() -> Duration {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes to the timespec and nowhere else.
+        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+}
+
+impl Measurement for CpuTime {
+    type Intermediate = Duration;
+    type Value = Duration;
+
+    fn start(&self) -> Duration {
+        CpuTime::now()
+    }
+
+    fn end(&self, start: Duration) -> Duration {
+        CpuTime::now() - start
+    }
+
+    fn add(&self, one: &Duration, other: &Duration) -> Duration {
+        *one + *other
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        value.as_nanos() as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        WallTime.formatter()
+    }
+}
+
+/// xorshift64: a few cycles, in step with no cache.
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next 64 bits.
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        ((u128::from(self.next()) * limit as u128) >> 64) as usize
+    }
+}
+
+/// Connection `number`: clients with 64 connections each.
+pub fn tuple(number: usize) -> Tuple {
+    let number = number as u32;
+    Tuple {
+        client: Ipv4Addr::from_bits(0x0a00_0000 + number / 64),
+        client_port: (number % 64) as u16,
+        port: 443,
+        vip: 0,
+    }
+}
+
+#[repr(align(64))]
+struct Line(AtomicU64);
+
+/// The bound that memory sets: one random cache line of `bytes` for each of a batch, all prefetched first.
+pub fn memory_bound(group: &mut BenchmarkGroup<'_, CpuTime>, bytes: usize) {
+    let lines: Vec<Line> = (0..bytes / 64).map(|number| Line(AtomicU64::new(number as u64))).collect();
+    advise_huge(&lines);
+    let mut random = Random(7);
+    group.bench_function("memory bound", |bencher| {
+        bencher.iter(|| {
+            let picks: [usize; BATCH] = std::array::from_fn(|_| random.below(lines.len()));
+            picks.iter().for_each(|pick| prefetch(&lines[*pick]));
+            picks.iter().map(|pick| lines[*pick].0.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+        });
+    });
+}
+
+/// So that the bound is no slower than it need be: the tables lie on huge pages where there are some.
+#[allow(unsafe_code)] // madvise and the prefetch instruction have no safe form.
+fn advise_huge(lines: &[Line]) {
+    // SAFETY: advice on pages of our own slice, rounded inwards; contents stay.
+    unsafe {
+        let start = lines.as_ptr() as usize;
+        let first = start.next_multiple_of(2 << 20);
+        let bytes = (start + size_of_val(lines)).saturating_sub(first);
+        libc::madvise(first as *mut libc::c_void, bytes, libc::MADV_HUGEPAGE);
+        libc::madvise(first as *mut libc::c_void, bytes, 25 /* MADV_COLLAPSE: now, as they are written already */);
+    }
+}
+
+#[allow(unsafe_code)]
+#[inline(always)]
+fn prefetch(line: &Line) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
