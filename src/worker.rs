@@ -70,6 +70,13 @@ pub const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// Turns that empty any queue: 65,536 frames. An end even where new frames come as fast as the old ones are read.
 const CATCH_UP: u32 = 1024;
 
+/// A worker that was away for so long, off its core or asleep, reads all that has come from the wire before it listens to
+/// the host again.
+pub const PAUSE: Duration = Duration::from_millis(5);
+
+/// Turns that the host waits then, at most: 4,096 frames, as many as the wire's ring holds (af_packet, as we set it up).
+const BACKLOG: u32 = 64;
+
 /// Kept SYNs looked at in one turn: so many that a takeover is quick, so few that others' frames need not wait.
 const LOOKS: usize = 4 * BURST;
 
@@ -225,6 +232,8 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
     last_turn: Option<Time>,
     /// Turns, at most, in which what comes from the wire has waited through a long pause.
     catching_up: u32,
+    /// Turns, at most, in which it has waited through any pause.
+    behind: u32,
 }
 
 impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
@@ -245,6 +254,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
             to_host,
             last_turn: None,
             catching_up: 0,
+            behind: 0,
         }
     }
 
@@ -252,10 +262,11 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     /// sent. Returns how many frames there were.
     pub fn turn(&mut self) -> usize {
         let now = self.clock.now();
-        if self.last_turn.replace(now).is_some_and(|last| now.since(last) >= LONG_PAUSE) {
-            self.catch_up();
+        if let Some(last) = self.last_turn.replace(now) {
+            self.was_away(now.since(last));
         }
-        let frames = self.turn_at(now);
+        let clock = self.clock;
+        let frames = self.turn_by(now, || clock.now());
         self.counters.polls.add(1);
         if frames == 0 {
             self.counters.empty_polls.add(1);
@@ -263,29 +274,61 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         frames
     }
 
-    /// After a pause the wire's queue holds the past. A SYN in it would be answered beside, or long after, the member that
-    /// has taken over meanwhile, and a client that has closed by then would reset it. So this member is passive for all that
-    /// has waited.
-    pub fn catch_up(&mut self) {
-        self.catching_up = CATCH_UP;
+    /// This worker did not run for so long, and the wire's queue holds the past.
+    ///
+    /// A client's answer to another member may be in it, behind a burst's end. What our host says of that handshake would
+    /// leave before the answer is read, and tell a client of a connection that it does not know. So the host waits.
+    ///
+    /// After a long pause a SYN in it would be answered beside, or long after, the member that has taken over meanwhile,
+    /// and a client that has closed by then would reset it. So this member is passive for all that has waited.
+    pub fn was_away(&mut self, away: Duration) {
+        if away >= PAUSE {
+            self.behind = BACKLOG;
+        }
+        if away >= LONG_PAUSE {
+            self.catching_up = CATCH_UP;
+        }
     }
 
-    /// A turn at a time that the caller names: nothing below here reads a clock to decide by.
+    /// A turn at a time that the caller names, and that does not go on: nothing below here reads a clock to decide by.
     pub fn turn_at(&mut self, now: Time) -> usize {
-        let mut burst = Burst::new();
-        self.wire.receive(&mut burst);
-        self.counters.wire_rx.add(burst.len() as u64);
-        let caught_up = !burst.is_full();
-        let from_wire = self.forward(burst, Direction::FromWire, now);
-        self.catching_up = if caught_up { 0 } else { self.catching_up.saturating_sub(1) };
+        self.turn_by(now, || now)
+    }
 
+    /// A turn that began at `now`, by the caller's clock.
+    pub fn turn_by(&mut self, mut now: Time, clock: impl Fn() -> Time) -> usize {
+        let mut frames = self.hear_wire(now);
+        if self.behind > 0 {
+            return frames + self.send_heartbeats();
+        }
         let mut burst = Burst::new();
         self.host.receive(&mut burst);
         self.counters.host_rx.add(burst.len() as u64);
-        let from_host = self.forward(burst, Direction::FromHost, now);
+        if !burst.is_empty() {
+            let away = clock().since(now);
+            self.was_away(away);
+            while self.behind > 0 {
+                frames += self.hear_wire(clock());
+            }
+            if away >= PAUSE {
+                now = clock();
+                self.last_turn = Some(now);
+            }
+        }
+        frames += self.forward(burst, Direction::FromHost, now);
+        frames + self.release_kept(now) + self.send_heartbeats() + self.reset_orphans(now)
+    }
 
-        let made = self.release_kept(now) + self.send_heartbeats() + self.reset_orphans(now);
-        from_wire + from_host + made
+    /// A burst from the wire.
+    fn hear_wire(&mut self, now: Time) -> usize {
+        let mut burst = Burst::new();
+        self.wire.receive(&mut burst);
+        self.counters.wire_rx.add(burst.len() as u64);
+        let more = burst.is_full();
+        let frames = self.forward(burst, Direction::FromWire, now);
+        let left = |turns: u32| if more { turns.saturating_sub(1) } else { 0 };
+        (self.catching_up, self.behind) = (left(self.catching_up), left(self.behind));
+        frames
     }
 
     /// How long after `now` there is something to do without a frame having come: a kept SYN is due.

@@ -65,7 +65,7 @@ fn event() -> impl Strategy<Value = Event> {
 fn round() -> impl Strategy<Value = (Role, u64, Vec<Event>)> {
     let role =
         prop::sample::select(vec![ACTIVE, PASSIVE, Role { may_refuse: false, ..ACTIVE }, Role { rank: 1, ..ACTIVE }]);
-    let pause = prop::sample::select(vec![0, 1, 6, 400]);
+    let pause = prop::sample::select(vec![0, 1, 6, 400, 5_000, 80_000]);
     (role, pause, prop::collection::vec(event(), 1..40))
 }
 

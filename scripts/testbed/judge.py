@@ -34,11 +34,19 @@ class SynAck:
 
 @dataclass(frozen=True)
 class Absence:
-    """A member's time without a word: dead, stopped, or its heartbeats lost. Nanoseconds since 1970."""
+    """A member's time without a word: dead, stopped, or its heartbeats lost. Nanoseconds since 1970.
+
+    It goes on until the member's first heartbeat after `until`: whoever is just being started is not back yet.
+    """
 
     member: str
     since: int
     until: int
+
+    def ends(self, story: Story) -> int:
+        """When the others could know that it is back."""
+        back = (beat for beat in story.heartbeats.get(self.member, []) if beat >= self.until)
+        return next(back, self.until) + GRACE
 
 
 @dataclass(frozen=True)
@@ -279,7 +287,8 @@ def _judge_sources(report: Report, story: Story, vmacs: Mapping[str, str], membe
 def _judge_resets(report: Report, story: Story, absences: list[Absence], *, resets_allowed: bool) -> None:
     twins = story.twins()
     single = [reset for reset in story.member_resets if reset.client not in twins]
-    living = [reset for reset in single if not any(_orphaned(reset, absence) for absence in absences)]
+    away = [(absence, absence.ends(story)) for absence in absences]
+    living = [reset for reset in single if not any(_orphaned(reset, absence, end) for absence, end in away)]
     foreign = [_name_reset(reset) for reset in living if reset.foreign]
     report.equal("resets from a member that does not own the connection", foreign, [])
     if not resets_allowed:
@@ -288,9 +297,9 @@ def _judge_resets(report: Report, story: Story, absences: list[Absence], *, rese
         report.number("resets of what absent members owned", len(single) - len(living))
 
 
-def _orphaned(reset: Reset, absence: Absence) -> bool:
+def _orphaned(reset: Reset, absence: Absence, end: int) -> bool:
     """Whether another member reset a connection of this one while it was away."""
-    return reset.owner == absence.member != reset.host and absence.since <= reset.time <= absence.until
+    return reset.owner == absence.member != reset.host and absence.since <= reset.time <= end
 
 
 def _name_reset(reset: Reset) -> str:

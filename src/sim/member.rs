@@ -22,7 +22,7 @@ use crate::port::{BURST, Buffer};
 use crate::shared::Shared;
 use crate::table::{Established, Fragments, Handshakes, Hasher, TableError};
 use crate::time::{Clock, Time};
-use crate::worker::{self, LONG_PAUSE, Worker};
+use crate::worker::{self, Worker};
 
 /// Frames that a device holds for a worker that does not come (a common receive ring).
 const RING: usize = 1024;
@@ -182,7 +182,12 @@ impl Daemon {
     /// Whether a turn of the worker would find anything to do.
     pub fn has_work(&self) -> bool {
         let shared = &self.member.shared;
-        !self.arrived.is_empty() || !shared.outbox.is_empty() || !shared.orphans.is_empty()
+        self.more_waits() || !shared.outbox.is_empty() || !shared.orphans.is_empty()
+    }
+
+    /// Whether frames wait for it, those of the host among them that it has been given and has not read.
+    pub fn more_waits(&self) -> bool {
+        !self.arrived.is_empty() || !self.worker.host.arrived.is_empty()
     }
 
     /// The frames of the next burst from the wire.
@@ -194,9 +199,9 @@ impl Daemon {
     pub fn pause(&mut self, paused: bool, now: Time) {
         if paused && !self.paused {
             self.paused_at = now;
-        } else if self.paused && !paused && now.since(self.paused_at) >= LONG_PAUSE {
+        } else if self.paused && !paused {
             // A worker that polls sees this by itself; here it has turns only when there is something to do.
-            self.worker.catch_up();
+            self.worker.was_away(now.since(self.paused_at));
         }
         self.paused = paused;
     }

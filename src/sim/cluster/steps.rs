@@ -138,7 +138,7 @@ impl Cluster {
         }
         let sent = daemon.turn(&mut machine.from_host, self.now);
         self.checks.counted(index, &daemon.counters, self.now);
-        let more = !daemon.arrived.is_empty() || !machine.from_host.is_empty();
+        let more = daemon.more_waits() || !machine.from_host.is_empty();
         let due = if more { Some(Duration::ZERO) } else { daemon.due_in(self.now) };
         let shared = &daemon.member.shared;
         let told = !shared.inbox.is_empty() || !shared.notices.is_empty() || !shared.suspects.is_empty();
