@@ -16,24 +16,16 @@ use std::time::Duration;
 use baton::config::checked::HugePages;
 use baton::table::{Answer, Entry, Established, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple};
 use baton::time::Time;
-use common::{BATCH, CpuTime, Random, memory_bound, tuple};
+use common::{BATCH, CpuTime, Random, batches, memory_bound, tuple};
 use criterion::{Criterion, Throughput};
 
 const HASHER: Hasher = Hasher::new(*b"a key for benche");
 const NOW: Time = Time::from_millis(100_000);
 const NO_TUPLE: Tuple = Tuple { client: Ipv4Addr::UNSPECIFIED, client_port: 0, port: 0, vip: 0 };
 
-/// 64 tuples and their hashes, of which `table` has been asked to fetch the lines.
-fn batch(table: &Established, mut next: impl FnMut() -> Tuple) -> ([Tuple; BATCH], [Hash; BATCH]) {
-    let tuples: [Tuple; BATCH] = std::array::from_fn(|_| next());
-    let mut hashes = [Hash::default(); BATCH];
-    table.hash_and_prefetch(&tuples, &mut hashes);
-    (tuples, hashes)
-}
-
-fn count_found(table: &Established, tuples: &[Tuple], hashes: &[Hash]) -> usize {
-    let mut entries = [Entry::NONE; BATCH];
-    table.find_burst(tuples, hashes, &mut entries).found.count_ones() as usize
+fn count_found(table: &Established, tuples: &[Tuple; BATCH]) -> usize {
+    let (mut hashes, mut entries) = ([Hash::default(); BATCH], [Entry::NONE; BATCH]);
+    table.look_up_burst(tuples, &mut hashes, &mut entries, |_, _| {}).found.count_ones() as usize
 }
 
 fn established(criterion: &mut Criterion<CpuTime>, name: &str, connections: usize) {
@@ -49,27 +41,24 @@ fn established(criterion: &mut Criterion<CpuTime>, name: &str, connections: usiz
     memory_bound(&mut group, connections * 20);
     let mut random = Random(1);
     group.bench_function("hit", |bencher| {
-        bencher.iter(|| {
-            let (tuples, hashes) = batch(&table, || tuple(random.below(held)));
-            assert_eq!(count_found(&table, &tuples, &hashes), BATCH);
-        });
+        batches(bencher, || tuple(random.below(held)), |tuples| assert_eq!(count_found(&table, tuples), BATCH));
     });
     group.bench_function("miss", |bencher| {
-        bencher.iter(|| {
-            let (tuples, hashes) = batch(&table, || Tuple { vip: 1, ..tuple(random.below(held)) });
-            assert_eq!(count_found(&table, &tuples, &hashes), 0);
-        });
+        let pick = || Tuple { vip: 1, ..tuple(random.below(held)) };
+        batches(bencher, pick, |tuples| assert_eq!(count_found(&table, tuples), 0));
     });
     group.bench_function("half of each", |bencher| {
-        bencher.iter(|| {
-            let (tuples, hashes) =
-                batch(&table, || Tuple { vip: (random.next() >> 40) as u8 & 1, ..tuple(random.below(held)) });
-            count_found(&table, &tuples, &hashes)
+        let pick = || Tuple { vip: (random.next() >> 40) as u8 & 1, ..tuple(random.below(held)) };
+        batches(bencher, pick, |tuples| {
+            black_box(count_found(&table, tuples));
         });
     });
     group.bench_function("insert and remove", |bencher| {
         bencher.iter(|| {
-            let (tuples, hashes) = batch(&table, || Tuple { vip: 2, client_port: 99, ..tuple(random.next() as usize) });
+            let tuples: [Tuple; BATCH] =
+                std::array::from_fn(|_| Tuple { vip: 2, client_port: 99, ..tuple(random.next() as usize) });
+            let hashes = tuples.map(|tuple| table.hash(&tuple));
+            hashes.iter().for_each(|hash| table.prefetch(*hash));
             let mut entries = [None; BATCH];
             for ((tuple, hash), entry) in tuples.iter().zip(&hashes).zip(&mut entries) {
                 *entry = table.insert(tuple, *hash, State::Live, NOW).ok();
@@ -142,15 +131,14 @@ fn peers(criterion: &mut Criterion<CpuTime>, connections: usize) {
     let mut group = criterion.benchmark_group(format!("peers, {} M connections", connections / 1_000_000));
     group.throughput(Throughput::Elements(BATCH as u64));
     let mut random = Random(1);
-    let mut pick =
-        |vip| -> [Tuple; BATCH] { std::array::from_fn(|_| Tuple { vip, ..tuple(random.below(connections)) }) };
+    let mut pick = |vip| Tuple { vip, ..tuple(random.below(connections)) };
     let map = dashmap::DashMap::<Tuple, u32>::with_capacity(connections);
     for number in 0..connections {
         map.insert(tuple(number), number as u32);
     }
     for (name, vip, all) in [("dashmap, hit", 0, BATCH), ("dashmap, miss", 1, 0)] {
         group.bench_function(name, |bencher| {
-            bencher.iter(|| assert_eq!(pick(vip).iter().filter(|tuple| map.contains_key(tuple)).count(), all));
+            batches(bencher, || pick(vip), |tuples| assert_eq!(tuples.iter().filter(|tuple| map.contains_key(*tuple)).count(), all));
         });
     }
     drop(map);
@@ -161,7 +149,7 @@ fn peers(criterion: &mut Criterion<CpuTime>, connections: usize) {
     }
     for (name, vip, all) in [("papaya, hit", 0, BATCH), ("papaya, miss", 1, 0)] {
         group.bench_function(name, |bencher| {
-            bencher.iter(|| assert_eq!(pick(vip).iter().filter(|tuple| guard.contains_key(*tuple)).count(), all));
+            batches(bencher, || pick(vip), |tuples| assert_eq!(tuples.iter().filter(|tuple| guard.contains_key(*tuple)).count(), all));
         });
     }
     group.finish();

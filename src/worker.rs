@@ -127,11 +127,12 @@ impl Stages {
     fn prepare<B: Buffer>(&mut self, member: &Member, burst: &Burst<B>, direction: Direction, now: Time) {
         let (segments, plain) = self.parse(&member.facts, burst, direction);
         let (tuples, hashes) = (&self.tuples[..segments], &mut self.hashes[..segments]);
-        member.established.hash_and_prefetch(tuples, hashes);
         let decisive = all(segments) & !plain;
-        bits(decisive).for_each(|segment| member.handshakes.prefetch(hashes[segment]));
-
-        let hits = member.established.find_burst(tuples, hashes, &mut self.found);
+        let hits = member.established.look_up_burst(tuples, hashes, &mut self.found, |segment, hash| {
+            if decisive >> segment & 1 != 0 {
+                member.handshakes.prefetch(hash);
+            }
+        });
         let plain = plain & !beside(decisive, hashes);
         self.passing = plain & hits.found & !hits.syn_seen;
         self.missed = plain & !hits.found;

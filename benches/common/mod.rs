@@ -6,13 +6,14 @@
 pub mod frames;
 pub mod member;
 
+use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use baton::table::Tuple;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
-use criterion::{BenchmarkGroup, Criterion};
+use criterion::{Bencher, BenchmarkGroup, Criterion};
 
 /// Frames, or look-ups, done together.
 pub const BATCH: usize = 64;
@@ -102,17 +103,41 @@ pub fn tuple(number: usize) -> Tuple {
 #[repr(align(64))]
 struct Line(AtomicU64);
 
+/// Times `work` on batches whose making is not timed: 64 of them are made, and then worked on.
+pub fn batches<T: Copy>(
+    bencher: &mut Bencher<'_, CpuTime>,
+    mut next: impl FnMut() -> T,
+    mut work: impl FnMut(&[T; BATCH]),
+) {
+    let mut made = vec![[next(); BATCH]; 64];
+    bencher.iter_custom(|iterations| {
+        let (mut spent, mut left) = (Duration::ZERO, iterations as usize);
+        while left > 0 {
+            let some = left.min(made.len());
+            made[..some].as_flattened_mut().iter_mut().for_each(|item| *item = next());
+            let start = CpuTime::now();
+            made[..some].iter().for_each(&mut work);
+            spent += CpuTime::now() - start;
+            left -= some;
+        }
+        spent
+    });
+}
+
 /// The bound that memory sets: one random cache line of `bytes` for each of a batch, all prefetched first.
 pub fn memory_bound(group: &mut BenchmarkGroup<'_, CpuTime>, bytes: usize) {
     let lines: Vec<Line> = (0..bytes / 64).map(|number| Line(AtomicU64::new(number as u64))).collect();
     advise_huge(&lines);
     let mut random = Random(7);
     group.bench_function("memory bound", |bencher| {
-        bencher.iter(|| {
-            let picks: [usize; BATCH] = std::array::from_fn(|_| random.below(lines.len()));
-            picks.iter().for_each(|pick| prefetch(&lines[*pick]));
-            picks.iter().map(|pick| lines[*pick].0.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
-        });
+        batches(
+            bencher,
+            || random.below(lines.len()),
+            |picks| {
+                picks.iter().for_each(|pick| prefetch(&lines[*pick]));
+                black_box(picks.iter().map(|pick| lines[*pick].0.load(Ordering::Relaxed)).fold(0, u64::wrapping_add));
+            },
+        );
     });
 }
 

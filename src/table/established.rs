@@ -1,5 +1,7 @@
 //! [`Established`]: the connections that this member owns, as a cache of its kernel's sockets.
 
+use std::ops::Range;
+
 use crossbeam::utils::CachePadded;
 
 use super::bucket::{Bucket, SLOTS};
@@ -22,6 +24,13 @@ const CAPACITY_MAX: usize = 2_000_000_000;
 /// a bucket that they belong before, which the 8 bits of a count can tell. At capacity the odds that an insertion finds
 /// so many buckets full are of the order of 10⁻⁹ (Chernoff bound of a Poisson distribution); it is then refused.
 const REACH: usize = 48;
+
+/// Tuples of a burst that are hashed together: as many as [`Hasher::hash_burst`] takes at once.
+const GROUP: usize = 8;
+
+/// How many tuples of a burst have their lines on the way before the first of them is looked at: about as many as a
+/// core's misses at a time (10 to 16 fill buffers), and those that come just before.
+const AHEAD: usize = 24;
 
 /// How many VIPs are counted: all. Loom follows each atomic at each step, so there two must do.
 const COUNTS: usize = if cfg!(loom) { 2 } else { MAX_VIPS };
@@ -54,6 +63,8 @@ pub struct Found {
     pub found: u64,
     /// Those of them whose entry says that a SYN was seen. Of the others, any value.
     pub syn_seen: u64,
+    /// Those that need a second look.
+    again: u64,
 }
 
 /// The table of established connections.
@@ -109,42 +120,69 @@ impl Established {
         self.probe(tuple, hash).next()
     }
 
-    /// The hashes of a burst's tuples, and their lines on the way.
-    #[inline]
-    pub fn hash_and_prefetch(&self, tuples: &[Tuple], hashes: &mut [Hash]) {
-        self.hasher.hash_burst(tuples, hashes);
-        hashes.iter().for_each(|hash| self.prefetch(*hash));
-    }
-
-    /// [`find`](Established::find) for a burst of up to 64, some time after
-    /// [`hash_and_prefetch`](Established::hash_and_prefetch): `entries[i]` is that of `tuples[i]` where the answer's bit i
-    /// says so. Whether a tuple is found makes no difference to the way through the code, so a mix of hits and misses
-    /// mispredicts nothing. The few that need a second look, mostly at a second line, get it at the end, when that line
-    /// has come too.
+    /// The hashes and entries of a burst of up to 64 tuples: `entries[i]` is that of `tuples[i]` where the answer's bit i
+    /// says so. `hashed` gets each hash once, early: to ask for other lines that it leads to.
+    ///
+    /// While the lines of some are on their way, others are hashed, and looks are taken at those that have come: memory
+    /// and arithmetic are at work at the same time. Whether a tuple is found makes no difference to the way through the
+    /// code, so a mix of hits and misses mispredicts nothing. The few that need a second look, mostly at a second line, get
+    /// it at the end, when that line has come too.
     #[inline(always)]
-    pub fn find_burst(&self, tuples: &[Tuple], hashes: &[Hash], entries: &mut [Entry]) -> Found {
-        let (mut found, mut syn_seen, mut again) = (0u64, 0u64, 0u64);
-        for (index, ((tuple, hash), entry)) in tuples.iter().zip(hashes).zip(&mut *entries).take(64).enumerate() {
-            let home = self.home(*hash);
-            let (slot, word, here, look_again) = self.buckets[home].first_look(tuple, *hash);
-            *entry = Entry { slot: (home * SLOTS + slot) as u32, word };
-            found |= u64::from(here) << index;
-            syn_seen |= u64::from(entry.syn_seen()) << index;
-            if look_again {
-                prefetch(&self.buckets[self.after(home)]);
-                again |= 1 << index;
+    pub fn look_up_burst(
+        &self,
+        tuples: &[Tuple],
+        hashes: &mut [Hash],
+        entries: &mut [Entry],
+        mut hashed: impl FnMut(usize, Hash),
+    ) -> Found {
+        let count = tuples.len().min(64);
+        let (mut looks, mut looked) = (Found::default(), 0);
+        for start in (0..count).step_by(GROUP) {
+            let group = start..(start + GROUP).min(count);
+            self.hasher.hash_burst(&tuples[group.clone()], &mut hashes[group.clone()]);
+            for index in group {
+                self.prefetch(hashes[index]);
+                hashed(index, hashes[index]);
+            }
+            if start >= AHEAD {
+                self.first_looks(looked..looked + GROUP, tuples, hashes, entries, &mut looks);
+                looked += GROUP;
             }
         }
-        while again != 0 {
-            let index = again.trailing_zeros() as usize;
-            again &= again - 1;
+        self.first_looks(looked..count, tuples, hashes, entries, &mut looks);
+        while looks.again != 0 {
+            let index = looks.again.trailing_zeros() as usize;
+            looks.again &= looks.again - 1;
             if let Some(entry) = self.find(&tuples[index], hashes[index]) {
                 entries[index] = entry;
-                found |= 1 << index;
-                syn_seen = syn_seen & !(1 << index) | u64::from(entry.syn_seen()) << index;
+                looks.found |= 1 << index;
+                looks.syn_seen = looks.syn_seen & !(1 << index) | u64::from(entry.syn_seen()) << index;
             }
         }
-        Found { found, syn_seen }
+        looks
+    }
+
+    #[inline(always)]
+    fn first_looks(
+        &self,
+        range: Range<usize>,
+        tuples: &[Tuple],
+        hashes: &[Hash],
+        entries: &mut [Entry],
+        looks: &mut Found,
+    ) {
+        for index in range {
+            let home = self.home(hashes[index]);
+            let (slot, word, here, look_again) = self.buckets[home].first_look(&tuples[index], hashes[index]);
+            let entry = Entry { slot: (home * SLOTS + slot) as u32, word };
+            entries[index] = entry;
+            looks.found |= u64::from(here) << index;
+            looks.syn_seen |= u64::from(entry.syn_seen()) << index;
+            if look_again {
+                prefetch(&self.buckets[self.after(home)]);
+                looks.again |= 1 << index;
+            }
+        }
     }
 
     /// Enters a connection, or, if it is there already, confirms it in place: a new generation, no SYN seen.

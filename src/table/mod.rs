@@ -11,7 +11,7 @@
 //! | [`Handshakes`] | 72 bytes a record | one cache line if the tuple has none, a second for each that it has | overwrites the oldest of eight |
 //!
 //! The worker's way: [`Established::hash`] and at once both `prefetch` for each frame of a burst, then
-//! [`Established::find_burst`]; then for those without an entry, or with [`Entry::syn_seen`], [`Handshakes::find`], and
+//! [`Established::look_up_burst`]; then for those without an entry, or with [`Entry::syn_seen`], [`Handshakes::find`], and
 //! for SYNs [`Handshakes::prefetch_record`] some frames ahead of [`Handshakes::remember`].
 //!
 //! Memory is ordered by what is published last: a slot's word, a record's header. Each of the modules `entry` and

@@ -14,7 +14,7 @@ mod common;
 use baton::config::checked::HugePages;
 use baton::table::{Entry, Established, Hash, Hasher, State, Tuple};
 use baton::time::Time;
-use common::{BATCH, CpuTime, Random, memory_bound, tuple};
+use common::{BATCH, CpuTime, Random, batches, memory_bound, tuple};
 use criterion::{BenchmarkGroup, Throughput};
 use rte_hash::{Key, RteHash};
 
@@ -38,12 +38,11 @@ fn ours(group: &mut BenchmarkGroup<'_, CpuTime>) {
     let mut random = Random(1);
     for (name, vip, all) in [("baton, hit", 0, BATCH), ("baton, miss", 1, 0)] {
         group.bench_function(name, |bencher| {
-            bencher.iter(|| {
-                let tuples: [Tuple; BATCH] =
-                    std::array::from_fn(|_| Tuple { vip, ..tuple(random.below(CONNECTIONS)) });
+            let pick = || Tuple { vip, ..tuple(random.below(CONNECTIONS)) };
+            batches(bencher, pick, |tuples| {
                 let (mut hashes, mut entries) = ([Hash::default(); BATCH], [Entry::NONE; BATCH]);
-                table.hash_and_prefetch(&tuples, &mut hashes);
-                assert_eq!(table.find_burst(&tuples, &hashes, &mut entries).found.count_ones() as usize, all);
+                let looks = table.look_up_burst(tuples, &mut hashes, &mut entries, |_, _| {});
+                assert_eq!(looks.found.count_ones() as usize, all);
             });
         });
     }
@@ -58,11 +57,8 @@ fn theirs(group: &mut BenchmarkGroup<'_, CpuTime>, name: &str, lock_free: bool) 
     let mut random = Random(1);
     for (what, vip, all) in [("hit", 0, BATCH), ("miss", 1, 0)] {
         group.bench_function(format!("{name}, {what}"), |bencher| {
-            bencher.iter(|| {
-                let keys: [Key; BATCH] =
-                    std::array::from_fn(|_| key(&Tuple { vip, ..tuple(random.below(CONNECTIONS)) }));
-                assert_eq!(table.count(&keys), all);
-            });
+            let pick = || key(&Tuple { vip, ..tuple(random.below(CONNECTIONS)) });
+            batches(bencher, pick, |keys| assert_eq!(table.count(keys), all));
         });
     }
 }
@@ -75,11 +71,9 @@ fn free_huge_pages() -> usize {
 fn main() {
     let huge = free_huge_pages() >= 800;
     println!("DPDK's memory: {}", if huge { "huge pages" } else { "ordinary pages" });
-    let mut arguments = vec!["bench", "--in-memory", "--no-pci", "--lcores=0", "--log-level=error", "-m", "1500"];
-    if !huge {
-        arguments.push("--no-huge");
-    }
-    assert!(rte_hash::start(&arguments), "DPDK does not start");
+    let pages: &[&str] = if huge { &["--in-memory"] } else { &["--no-huge", "--no-shconf"] };
+    let common = ["bench", "--no-pci", "--lcores=0", "--log-level=error", "-m", "1500"];
+    assert!(rte_hash::start(&[&common, pages].concat()), "DPDK does not start");
     let mut criterion = common::criterion();
     let mut group = criterion.benchmark_group("look-up, 10 M connections");
     group.throughput(Throughput::Elements(BATCH as u64));
