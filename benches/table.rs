@@ -138,7 +138,11 @@ fn peers(criterion: &mut Criterion<CpuTime>, connections: usize) {
     }
     for (name, vip, all) in [("dashmap, hit", 0, BATCH), ("dashmap, miss", 1, 0)] {
         group.bench_function(name, |bencher| {
-            batches(bencher, || pick(vip), |tuples| assert_eq!(tuples.iter().filter(|tuple| map.contains_key(*tuple)).count(), all));
+            batches(
+                bencher,
+                || pick(vip),
+                |tuples| assert_eq!(tuples.iter().filter(|tuple| map.contains_key(*tuple)).count(), all),
+            );
         });
     }
     drop(map);
@@ -149,7 +153,11 @@ fn peers(criterion: &mut Criterion<CpuTime>, connections: usize) {
     }
     for (name, vip, all) in [("papaya, hit", 0, BATCH), ("papaya, miss", 1, 0)] {
         group.bench_function(name, |bencher| {
-            batches(bencher, || pick(vip), |tuples| assert_eq!(tuples.iter().filter(|tuple| guard.contains_key(*tuple)).count(), all));
+            batches(
+                bencher,
+                || pick(vip),
+                |tuples| assert_eq!(tuples.iter().filter(|tuple| guard.contains_key(*tuple)).count(), all),
+            );
         });
     }
     group.finish();

@@ -3,29 +3,15 @@
 //! Only with the feature `breakable`, for a thread at a time. Without it [`broken`] is the constant `false`, and what it
 //! guards is not in the binary.
 
-macro_rules! rules {
-    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {
-        /// A rule.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Rule {
-            $($(#[doc = $doc])+ $name,)+
-        }
+use crate::named::named;
 
-        impl Rule {
-            /// All of them.
-            pub const ALL: &'static [Rule] = &[$(Rule::$name,)+];
+named! {
+    /// A rule.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Rule;
+    /// What `baton sim --break` calls it.
+    name;
 
-            /// What `baton sim --break` calls it.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Rule::$name => $label,)+
-                }
-            }
-        }
-    };
-}
-
-rules! {
     /// A handshake is confirmed only by an acknowledgment of our SYN-ACK.
     Ownership = "ownership",
     /// What the host says of no connection of ours does not leave.

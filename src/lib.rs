@@ -21,6 +21,7 @@ pub mod kept;
 #[cfg(feature = "dpdk")]
 pub mod launch;
 pub mod metrics;
+mod named;
 pub mod orphans;
 pub mod port;
 pub mod shared;

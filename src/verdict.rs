@@ -1,5 +1,6 @@
 //! Every fate of a frame has a name here, and is counted under it.
 
+use crate::named::named;
 use crate::table::VipIndex;
 
 /// What becomes of a frame. Eight bytes, so that it stays in a register; who carries it out has the frame.
@@ -41,30 +42,14 @@ pub enum Verdict {
 
 const _: () = assert!(size_of::<Verdict>() == 8);
 
-macro_rules! drops {
-    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {
-        /// Why a frame was dropped.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum DropReason {
-            $($(#[doc = $doc])+ $name,)+
-        }
+named! {
+    /// Why a frame was dropped.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    #[repr(u8)]
+    pub enum DropReason;
+    /// The name in `status` and the label in the metrics.
+    name;
 
-        impl DropReason {
-            /// All reasons, in the order of their numbers.
-            pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)+];
-
-            /// The name in `status` and the label in the metrics.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(DropReason::$name => $label,)+
-                }
-            }
-        }
-    };
-}
-
-drops! {
     // From the wire: what is not for us.
     /// Shorter than an Ethernet header.
     Runt = "runt",

@@ -8,7 +8,9 @@ fn main() -> ExitCode {
     match build() {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
-            eprintln!("{reason}\nthis bench needs DPDK's development files (Debian, Ubuntu: apt-get install libdpdk-dev pkg-config)");
+            eprintln!(
+                "{reason}\nthis bench needs DPDK's development files (Debian, Ubuntu: apt-get install libdpdk-dev pkg-config)"
+            );
             ExitCode::FAILURE
         }
     }

@@ -11,31 +11,16 @@ use super::switch::{Cable, PortIndex};
 use crate::control::Event;
 use crate::frame::build::{TcpFrame, tcp_frame};
 use crate::frame::tcp::Flags;
+use crate::named::named;
 use crate::table::VipIndex;
 
-macro_rules! faults {
-    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {
-        /// A kind of fault, or of what operators do.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Kind {
-            $($(#[doc = $doc])+ $name,)+
-        }
+named! {
+    /// A kind of fault, or of what operators do.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Kind;
+    /// What the trace and the coverage call it.
+    name;
 
-        impl Kind {
-            /// All of them.
-            pub const ALL: &'static [Kind] = &[$(Kind::$name,)+];
-
-            /// What the trace and the coverage call it.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Kind::$name => $label,)+
-                }
-            }
-        }
-    };
-}
-
-faults! {
     /// baton is killed (SIGKILL) and started again.
     Kill = "kill",
     /// The machine is rebooted: a new boot id, no sockets.

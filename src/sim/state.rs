@@ -5,30 +5,15 @@ use super::kernel::{Kernel, Kind};
 use super::member::Frame;
 use super::segment::Flow;
 use super::trace::Glance;
+use crate::named::named;
 
-macro_rules! states {
-    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {
-        /// A connection's state, seen from a member.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum State {
-            $($(#[doc = $doc])+ $name,)+
-        }
+named! {
+    /// A connection's state, seen from a member.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum State;
+    /// What the coverage calls it.
+    name;
 
-        impl State {
-            /// All of them.
-            pub const ALL: &'static [State] = &[$(State::$name,)+];
-
-            /// What the coverage calls it.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(State::$name => $label,)+
-                }
-            }
-        }
-    };
-}
-
-states! {
     /// The client has sent a SYN; the member is active, and its host has not seen it.
     Opening = "opening",
     /// The host has answered, the client has not.

@@ -4,7 +4,9 @@
 
 use std::net::Ipv4Addr;
 
-use crate::Mac;
+use clap::Args;
+
+use crate::{Mac, parse_mac};
 
 /// The least a frame has without its FCS (IEEE Std 802.3, 3.2.7).
 pub const LEAST: usize = 60;
@@ -53,15 +55,19 @@ pub fn client(group: Group, index: u32) -> (Ipv4Addr, u16) {
 }
 
 /// What all frames of a run have in common.
-#[derive(Clone, Copy, Debug)]
+#[derive(Args, Clone, Copy, Debug)]
 pub struct Ends {
     /// Ethernet source.
+    #[arg(long, value_parser = parse_mac)]
     pub from: Mac,
-    /// Ethernet destination.
+    /// Ethernet destination: the virtual MAC.
+    #[arg(long, value_parser = parse_mac)]
     pub to: Mac,
     /// The virtual IP.
+    #[arg(long)]
     pub vip: Ipv4Addr,
     /// Its port.
+    #[arg(long, default_value_t = 80)]
     pub port: u16,
 }
 

@@ -5,14 +5,13 @@
 //! that is late (the other side had the core) counts from when it was due, so that a stall is not left out.
 
 use std::io;
-use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use hdrhistogram::Histogram;
 use serde_json::json;
 use testbed_tools::traffic::{Ends, Group, Kind, MOST, PAYLOAD, client, finish, segment};
-use testbed_tools::{Mac, PacketSocket, parse_duration, parse_mac};
+use testbed_tools::{PacketSocket, parse_duration};
 
 /// Measures the way from one interface to another.
 #[derive(Parser)]
@@ -23,18 +22,8 @@ struct Arguments {
     /// They arrive here.
     #[arg(long)]
     receive: String,
-    /// Ethernet source.
-    #[arg(long, value_parser = parse_mac)]
-    from: Mac,
-    /// Ethernet destination: the virtual MAC.
-    #[arg(long, value_parser = parse_mac)]
-    to: Mac,
-    /// The virtual IP.
-    #[arg(long)]
-    vip: Ipv4Addr,
-    /// Its port.
-    #[arg(long, default_value_t = 80)]
-    port: u16,
+    #[command(flatten)]
+    ends: Ends,
     /// Bytes of a frame, without its FCS.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range((PAYLOAD + 16) as i64..=MOST as i64))]
     size: u16,
@@ -57,7 +46,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 fn main() -> io::Result<()> {
     let arguments = Arguments::parse();
     let (sender, receiver) = (PacketSocket::sender(&arguments.send)?, PacketSocket::open(&arguments.receive)?);
-    let ends = Ends { from: arguments.from, to: arguments.to, vip: arguments.vip, port: arguments.port };
+    let ends = arguments.ends;
     let mut frame = vec![0; usize::from(arguments.size)];
     segment(&mut frame, &ends, client(Group::Established, 0), Kind::Data, 1);
     frame[PAYLOAD..PAYLOAD + 8].copy_from_slice(&MARK);

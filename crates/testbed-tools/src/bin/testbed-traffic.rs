@@ -3,12 +3,10 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::Parser;
 use testbed_tools::traffic::{Ends, Group, Kind, LEAST, MOST, arp_request, client, segment};
-use testbed_tools::{Mac, parse_mac};
 
 /// Writes traffic as a capture.
 #[derive(Parser)]
@@ -16,18 +14,8 @@ struct Arguments {
     /// The file.
     #[arg(long)]
     out: PathBuf,
-    /// Ethernet source.
-    #[arg(long, value_parser = parse_mac)]
-    from: Mac,
-    /// Ethernet destination: the virtual MAC.
-    #[arg(long, value_parser = parse_mac)]
-    to: Mac,
-    /// The virtual IP.
-    #[arg(long)]
-    vip: Ipv4Addr,
-    /// Its port.
-    #[arg(long, default_value_t = 80)]
-    port: u16,
+    #[command(flatten)]
+    ends: Ends,
     /// Segments of so many connections that the member has.
     #[arg(long, default_value_t = 0)]
     established: u32,
@@ -56,7 +44,7 @@ enum Frame {
 
 fn main() -> io::Result<()> {
     let arguments = Arguments::parse();
-    let ends = Ends { from: arguments.from, to: arguments.to, vip: arguments.vip, port: arguments.port };
+    let ends = arguments.ends;
     let mut frames: Vec<Frame> = (0..arguments.established)
         .map(|index| Frame::Segment(Group::Established, Kind::Data, index))
         .chain((0..arguments.foreign).map(|index| Frame::Segment(Group::Foreign, Kind::Data, index)))
