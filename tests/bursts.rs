@@ -5,6 +5,7 @@
 mod common;
 
 use baton::shared::{Notice, Role};
+use baton::table::{HalfOpen, Tuple};
 use baton::verdict::DropReason;
 use common::{ACK, ACTIVE, FIN, Lab, PASSIVE, RST, SYN};
 use proptest::prelude::*;
@@ -97,11 +98,19 @@ fn fate(lab: &Lab, outs: impl IntoIterator<Item = common::Out>) -> Fate {
     fate
 }
 
+/// A member that has just started, and found a half-open socket of the first port.
+fn restarted() -> Lab {
+    let mut member = Lab::member(PASSIVE, &[], true, true);
+    let tuple = Tuple { client: [10, 0, 0, 1].into(), client_port: FIRST_PORT, port: 80, vip: 0 };
+    member.half_open = HalfOpen::new(vec![tuple], Lab::START);
+    Lab::of(member)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
     #[test]
     fn frames_that_come_together_fare_as_frames_one_by_one(rounds in prop::collection::vec(round(), 1..6)) {
-        let (mut together, mut alone) = (Lab::new(PASSIVE), Lab::new(PASSIVE));
+        let (mut together, mut alone) = (restarted(), restarted());
         for (role, pause, events) in rounds {
             for lab in [&mut together, &mut alone] {
                 lab.role(role);

@@ -159,10 +159,10 @@ fn a_syn_ack_of_a_handshake_that_nobody_knows_does_not_leave() {
     let mut member = Lab::member(PASSIVE, &[], true, true);
     member.half_open = HalfOpen::new(vec![Tuple { client_port: 1, ..TUPLE }], Lab::START);
     let mut lab = Lab::of(member);
-    lab.server(SYN | ACK, 5000, 101).dropped(DropReason::NoConnection);
+    lab.server(SYN | ACK, 5000, 101).cleared(DropReason::NoConnection, 101);
     let mut member = Lab::member(PASSIVE, &[], true, true);
     member.half_open = HalfOpen::new(vec![TUPLE], Lab::START);
     let mut lab = Lab::of(member);
     lab.now += baton::table::LIFETIME;
-    lab.server(SYN | ACK, 5000, 101).dropped(DropReason::NoConnection);
+    lab.server(SYN | ACK, 5000, 101).cleared(DropReason::NoConnection, 101);
 }

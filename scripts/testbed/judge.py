@@ -147,6 +147,10 @@ class Story:
         # Two clocks are compared here that were read one after the other.
         return next((life for life in self.lives.get(client, []) if life.began >= opened - 1_000_000), None)
 
+    def life_at(self, client: ClientEnd, time: int) -> Life | None:
+        """The life of a client's tuple at a time: the last that had begun (nanoseconds since 1970)."""
+        return next((life for life in reversed(self.lives.get(client, [])) if life.began <= time), None)
+
     def syns(self) -> int:
         """SYNs the clients sent, repeated ones included."""
         return sum(life.syns for life in self.all_lives())

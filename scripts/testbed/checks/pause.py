@@ -39,15 +39,17 @@ def pause(context: Context) -> None:
         fresh, kept = new.stop(), long.stop()
         story = judge(report, bed, vmac, absences=[Absence(sleeper.name, stopped, woken)])
     twins, offset = story.twins(), bed.captures.clock_offset
-    mine, theirs = [], []
+    mine, theirs, accepted = [], [], []
     for connection in fresh.connections:
         life = story.life_of(connection.tuple, connection.opened - offset)
         # It answers nothing while it sleeps: what became its own before it woke, it had answered before it was stopped.
         owned = life is not None and life.owner == sleeper.name and life.owned_since < woken
         if connection.tuple not in twins:
             (mine if owned else theirs).append(connection)
-    accepted = {c.tuple for c in theirs}
-    resets = [(r.host, r.client) for r in story.member_resets + story.client_resets if r.client in accepted]
+            accepted += [] if owned or life is None else [life]
+    # By life: a port whose connection to the sleeper was reset is soon used again.
+    seen = story.member_resets + story.client_resets
+    resets = [(r.host, r.client) for r in seen if any(story.life_at(r.client, r.time) is life for life in accepted)]
     report.equal("resets of connections that others accepted, by anybody", resets, [])
     report.equal("those that broke", [(c.tuple, c.error) for c in theirs if c.error], [])
     meanwhile = [c for c in theirs if c.member != sleeper.name and c.opened - offset > stopped]
