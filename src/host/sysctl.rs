@@ -18,11 +18,13 @@ pub(super) fn write(interface: &str, name: &str, value: u32) -> io::Result<()> {
     std::fs::write(path(interface, name), value.to_string())
 }
 
-/// Turns IPv6 off on an interface; of no effect on a kernel without it.
+/// Turns IPv6 off on an interface; of no effect on a kernel without it. Where it is off already nothing is written: a
+/// container may set it for interfaces to come (`default`), and sees `/proc/sys` read-only.
 pub(super) fn disable_ipv6(interface: &str) -> io::Result<()> {
     let path = PathBuf::from("/proc/sys/net/ipv6/conf").join(interface).join("disable_ipv6");
-    match std::fs::write(path, "1") {
+    match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        written => written,
+        Ok(value) if value.trim() == "1" => Ok(()),
+        _ => std::fs::write(path, "1"),
     }
 }
