@@ -93,7 +93,7 @@ impl Device {
     }
 
     /// `NAME,ARGUMENTS`, as EAL's `--vdev` takes it.
-    fn from_vdev(text: &str) -> Device {
+    pub(super) fn from_vdev(text: &str) -> Device {
         match text.split_once(',') {
             Some((device, args)) => Device::new(device, Some(args.to_owned())),
             None => Device::new(text, None),
