@@ -18,19 +18,22 @@ pub(super) fn remove_dead_socket(device: &Device) -> io::Result<()> {
 }
 
 fn served_path(device: &Device) -> Option<&Path> {
-    if !device.device.starts_with("net_virtio_user") {
-        return None;
-    }
-    let arguments = || device.args.as_deref().unwrap_or_default().split(',').filter_map(|text| text.split_once('='));
-    let value = |name: &str| arguments().find(|(key, _)| *key == name).map(|(_, value)| value);
-    value("path").filter(|_| value("server") == Some("1")).map(Path::new)
+    let serves = device.device.starts_with("net_virtio_user") && argument(device, "server") == Some("1");
+    argument(device, "path").filter(|_| serves).map(Path::new)
+}
+
+fn argument<'a>(device: &'a Device, name: &str) -> Option<&'a str> {
+    let mut arguments = device.args.as_deref()?.split(',').filter_map(|text| text.split_once('='));
+    arguments.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
 fn remove_if_dead(path: &Path) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
+    let found = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found if !found?.file_type().is_socket() => return Ok(()),
-        _ => {}
+        found => found?,
+    };
+    if !found.file_type().is_socket() {
+        return Ok(());
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
