@@ -19,13 +19,10 @@ def play(report: Report, stack: Stack, switch: Switch) -> None:
     """All steps. Two members are active, so that what begins after a member has gone is answered by the other."""
     vmac = stack.vmac()
     _say(f"three members are ready: {_roles(stack)}; vMAC {vmac}; curl: {stack.curl()!r}")
-    _traffic(report, stack)
-    for step in (_handover, _kill, _restart, _pause, _cut):
-        switch.look()
-        if step is _cut:
-            _cut(report, stack, switch)
-        else:
-            step(report, stack)
+    switch.watch(vmac)
+    for step in (_traffic, _handover, _kill, _restart, _pause):
+        step(report, stack)
+    _cut(report, stack, switch)
     _say("the switch:")
     switch.judge(report, vmac)
 
