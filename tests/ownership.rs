@@ -8,7 +8,7 @@ use baton::frame::tcp::{Checksum, Segment};
 use baton::port::BURST;
 use baton::port::memory::MemoryBuffer;
 use baton::shared::Notice;
-use baton::table::Tuple;
+use baton::table::{LIFETIME, RECORDS_PER_TUPLE, Tuple};
 use baton::verdict::DropReason;
 use common::*;
 
@@ -356,6 +356,30 @@ fn of_two_attempts_in_one_window_the_nearer_is_meant() {
 }
 
 #[test]
+fn a_half_open_socket_whose_record_made_way_is_cleared() {
+    let mut lab = Lab::new(ACTIVE);
+    // A spoofer knows the tuple, and the host answers the first of its SYNs after the others have come.
+    let spoofed = 1..=RECORDS_PER_TUPLE as u32;
+    for number in spoofed {
+        lab.client(SYN, number * 100_000, 0).to_host();
+    }
+    lab.client(SYN, 900_000, 0).to_host();
+    lab.server(SYN | ACK, 5000, 100_001).cleared(DropReason::NoConnection, 100_001);
+    lab.client(SYN, 900_000, 0).to_host();
+    lab.server(SYN | ACK, 6000, 900_001).to_wire();
+    lab.client(ACK, 900_001, 6001).to_host();
+}
+
+#[test]
+fn an_open_connection_whose_record_made_way_is_left_alone() {
+    let mut lab = Lab::new(ACTIVE);
+    lab.connect(100, 5000);
+    lab.now += LIFETIME + std::time::Duration::from_millis(1);
+    // The accept queue was full: the host still waits for the last ACK.
+    lab.server(SYN | ACK, 5000, 101).dropped(DropReason::NoConnection);
+}
+
+#[test]
 fn after_a_clients_reset_what_the_host_takes_for_a_stray_stays_here() {
     let mut lab = Lab::new(ACTIVE);
     lab.connect(100, 5000);
@@ -420,7 +444,7 @@ fn a_stray_segment_of_the_host_never_leaves() {
     lab.server(ACK, 1, 1).dropped(DropReason::NoConnection);
     lab.server(FIN | ACK, 1, 1).dropped(DropReason::NoConnection);
     lab.server(SYN, 1, 0).dropped(DropReason::NoConnection);
-    lab.server(SYN | ACK, 1, 1).dropped(DropReason::NoConnection);
+    lab.server(SYN | ACK, 1, 1).cleared(DropReason::NoConnection, 1);
 }
 
 #[test]

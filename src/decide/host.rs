@@ -78,8 +78,16 @@ impl Decider<'_> {
             Some(Stage::Lost) if broken(Rule::HalfOpenCleared) => Verdict::Drop(DropReason::LostRace),
             // Its half-open socket is still there: the RST that was to clear it came before it, or never.
             Some(Stage::Lost) => Verdict::ClearHalfOpen(*tuple, client_isn, DropReason::LostRace),
-            Some(Stage::Seen | Stage::Answered) | None => Verdict::Drop(DropReason::NoConnection),
+            Some(Stage::Seen | Stage::Answered) => Verdict::Drop(DropReason::NoConnection),
+            None if older || self.is_open(tuple, hash) => Verdict::Drop(DropReason::NoConnection),
+            // Its record has made way for later SYNs of its tuple. Without one such an answer never goes out, and the
+            // socket would have only challenge ACKs for the client's own SYN until it gives up, a minute later.
+            None => Verdict::ClearHalfOpen(*tuple, client_isn, DropReason::NoConnection),
         }
+    }
+
+    fn is_open(&self, tuple: &Tuple, hash: Hash) -> bool {
+        self.established.find(tuple, hash).is_some_and(|entry| entry.state() != State::TimeWait)
     }
 
     /// Whether our host has answered this SYN before.

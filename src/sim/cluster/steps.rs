@@ -218,6 +218,11 @@ impl Cluster {
             machine.kernel.announced = Announced::default();
             frames.into_iter().for_each(|frame| self.leave(index, frame.into()));
         } else if runs {
+            for glance in frames.iter().filter_map(|frame| Glance::at(frame)) {
+                if self.client_of.contains_key(glance.flow.remote.ip()) {
+                    self.trace.sent(now, Place::Host(index), glance.flow.reversed(), glance);
+                }
+            }
             machine.from_host.extend(frames.into_iter().map(Frame::from));
             if !machine.from_host.is_empty() {
                 self.schedule_turn(index, Duration::ZERO);
