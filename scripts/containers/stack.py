@@ -145,6 +145,8 @@ class Stack:
                 try:
                     status = self.status(member)
                 except CommandFailed as error:
+                    if "is not running" in str(error) and "Error response from daemon" in str(error):
+                        raise CommandFailed(f"{member} has ended; it said: {self.last_words(member)}") from None
                     missing = str(error)
                     return False
                 # A suspect lives: on shared cores a heartbeat is late now and then.
@@ -159,6 +161,13 @@ class Stack:
             return wait_until(settled, "all members ready", timeout=timeout, every=0.1)
         except TimedOut as error:
             raise TimedOut(f"{error}; {missing}") from None
+
+    def last_words(self, member: str) -> str:
+        """The end of its log."""
+        done = subprocess.run(
+            ["docker", "logs", "--tail", "8", self.container(member)], capture_output=True, text=True, check=False
+        )
+        return (done.stdout + done.stderr).strip()
 
     # The client
 

@@ -8,7 +8,13 @@ fn path(interface: &str, name: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net/ipv4/conf").join(interface).join(name)
 }
 
-/// The value now.
+/// The value in force: of each setting used here the kernel takes the greater of the interface's and that of `all`. The
+/// owner of a container's network sets the latter, as its interfaces come later and baton sees `/proc/sys` read-only.
+pub(super) fn in_force(interface: &str, name: &str) -> io::Result<u32> {
+    Ok(read(interface, name)?.max(read("all", name)?))
+}
+
+/// The interface's own value.
 pub(super) fn read(interface: &str, name: &str) -> io::Result<u32> {
     let text = std::fs::read_to_string(path(interface, name))?;
     text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{name} is {text:?}")))

@@ -79,7 +79,7 @@ fn it_is_raised_where_proc_sys_is_read_only() {
     }
     let (member, _peer) = member_and_peer();
     member.run(|| {
-        sh("sysctl -qw net.ipv4.conf.w0.arp_ignore=1");
+        sh("sysctl -qw net.ipv4.conf.all.arp_ignore=1");
         // Mounts of this thread alone.
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         sh("mount --make-rprivate / && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys");
