@@ -83,7 +83,7 @@ impl Kernel {
                 false => Before::AsWanted,
             },
             Change::Promiscuous { interface } => Before::Value(self.interface(interface)?.promiscuous.into()),
-            Change::Setting { interface, name, least } => match sysctl::read(interface, name) {
+            Change::Setting { interface, name, least } => match sysctl::in_force(interface, name) {
                 // A kernel that does not know the setting does not do what it forbids.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Before::AsWanted,
                 Ok(value) if value >= *least => Before::AsWanted,
@@ -99,7 +99,7 @@ impl Kernel {
         match change {
             Change::FeatureOff { interface, feature } => self.set_feature_off(interface, feature, warnings),
             Change::Promiscuous { .. } => Ok(false),
-            Change::Setting { interface, name, least } => match sysctl::read(interface, name) {
+            Change::Setting { interface, name, least } => match sysctl::in_force(interface, name) {
                 Ok(value) if value >= *least => Ok(false),
                 _ => sysctl::write(interface, name, *least).map(|()| true).map_err(failed),
             },

@@ -27,6 +27,7 @@ mod memory;
 mod queue;
 mod signal;
 mod tap;
+mod vhost;
 mod worker;
 
 use std::fs::File;
@@ -157,6 +158,12 @@ impl Runtime {
         let taken = [ports.wire.interface.as_deref(), ports.host.interface()].into_iter().flatten();
         let claims = taken.map(interface::Claim::stake).collect::<Result<_, _>>()?;
         let wire = ports.wire.interface.as_deref().map(interface::WireInterface::prepare).transpose()?;
+        for device in [Some(&ports.wire), ports.host.device()].into_iter().flatten() {
+            vhost::remove_dead_socket(device).map_err(|reason| Error::Dpdk {
+                doing: "removing the socket of a member that has ended",
+                reason: reason.to_string(),
+            })?;
+        }
         let real_time = signal::RealTimeSignals::hide();
         let capsule = capsule::Runtime::build(config)
             .map_err(|reason| Error::Dpdk { doing: "setting DPDK up", reason: format!("{reason:#}") })?;

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use baton::frame::Mac;
 use baton::host::{Error, HostPlan, HostSide, TapPlan, VipPlan, WirePlan, attach_tap, interface, table};
 
+use nix::sched::{CloneFlags, unshare};
+
 use crate::net::{Directory, Namespace, is_root, sh};
 
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
@@ -66,6 +68,28 @@ fn undo_restores_what_raise_changed() {
         host.undo().unwrap();
         assert_eq!(state(), before);
         assert!(!directory.journal().exists());
+    });
+}
+
+/// As in a container: what its owner has set in advance is found as wanted, and nothing has to be written.
+#[test]
+fn it_is_raised_where_proc_sys_is_read_only() {
+    if !is_root() {
+        return;
+    }
+    let (member, _peer) = member_and_peer();
+    member.run(|| {
+        sh("sysctl -qw net.ipv4.conf.all.arp_ignore=1");
+        // Mounts of this thread alone.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        sh("mount --make-rprivate / && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys");
+        assert!(std::fs::write("/proc/sys/net/ipv4/conf/w0/arp_ignore", "1").is_err(), "it is read-only");
+        let directory = Directory::new();
+        let mut host = HostSide::raise(&plan(&[VIP]), &directory.journal()).unwrap();
+        assert_eq!(host.warnings(), [""; 0]);
+        assert!(interface("vip0").unwrap().unwrap().up);
+        assert_eq!(host.ensure().unwrap(), [""; 0], "all is set already");
+        host.undo().unwrap();
     });
 }
 

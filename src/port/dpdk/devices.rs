@@ -16,7 +16,7 @@ const RING: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Device {
     pub(super) device: String,
-    args: Option<String>,
+    pub(super) args: Option<String>,
     /// The kernel's interface behind it, through a packet socket.
     pub(super) interface: Option<String>,
     /// Received frames of this length or more count as cut off.
@@ -93,7 +93,7 @@ impl Device {
     }
 
     /// `NAME,ARGUMENTS`, as EAL's `--vdev` takes it.
-    fn from_vdev(text: &str) -> Device {
+    pub(super) fn from_vdev(text: &str) -> Device {
         match text.split_once(',') {
             Some((device, args)) => Device::new(device, Some(args.to_owned())),
             None => Device::new(text, None),
