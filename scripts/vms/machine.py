@@ -1,0 +1,182 @@
+"""A virtual machine: its qemu process, its two cards, and the agent inside it.
+
+The card at the switch is the kind of PCI device that is rehearsed; its other end is a TAP interface, the machine's port on
+the switch. The other card is for management alone, as one keeps on a server that gives a card away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed.member import REPOSITORY
+from testbed.shell import CommandFailed, Process, TimedOut, inside, run, wait_until
+
+from .image import Image
+
+_AGENT_PORT = 7
+_MANAGEMENT = "192.168.77"
+NICS = ("virtio-net-pci", "e1000e")
+# No program of ours needs more, and vector units are the slowest part of an emulated processor.
+_EMULATED_PROCESSOR = "Nehalem,+rdtscp,+invtsc,+pcid,+rdrand,+x2apic"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a rehearsal's machines are."""
+
+    nic: str = NICS[0]
+    accelerator: str = "tcg"
+    iommu: bool = True
+    memory_mib: int = 768
+    processors: int = 2
+
+
+class VirtualMachine:
+    """A running machine."""
+
+    def __init__(self, name: str, number: int, kind: Kind, image: Image, namespace: str, home: Path, shared: Path) -> None:
+        """Starts it, with its interfaces `p-NAME` and `m-NAME` in `namespace`; `booted` waits until it is of use.
+
+        `home` takes its console; `shared` is a directory that it may write to, at the same path.
+        """
+        self.name = name
+        self.number = number
+        self.kind = kind
+        self.namespace = namespace
+        self.mac = f"0a:00:00:00:00:{number:02x}"
+        self.port = f"p-{name}"
+        self._address = (f"{_MANAGEMENT}.{number}", _AGENT_PORT)
+        home.mkdir(parents=True, exist_ok=True)
+        self.process = Process(
+            self._command(image, shared), log=home / f"{name}-console.log", namespace=namespace, stdout=subprocess.DEVNULL
+        )
+        interface = f"m-{name}"
+        there = ["ip", "-n", namespace]
+        present = Path("/run/netns")
+        del present
+        wait_until(lambda: self._has(interface), f"qemu of {name}; it says: {self.process.log_text()}", timeout=10)
+        run([*there, "address", "add", f"{_MANAGEMENT}.1", "peer", self._address[0], "dev", interface])
+        run([*there, "link", "set", interface, "up"])
+
+    def _has(self, interface: str) -> bool:
+        if not self.process.alive():
+            raise RuntimeError(f"qemu of {self.name} ended: {self.process.log_text().strip()}")
+        with contextlib.suppress(CommandFailed):
+            run(["ip", "-n", self.namespace, "link", "show", interface])
+            return True
+        return False
+
+    def _command(self, image: Image, shared: Path) -> list[str]:
+        kind = self.kind
+        management = f"0a:00:00:00:ff:{self.number:02x}"
+        guest = Path(__file__).parent / "guest"
+        words = [
+            "console=ttyS0 panic=-1 nokaslr mitigations=off audit=0 no_timer_check tsc=reliable",
+            "intel_iommu=on iommu=pt" if kind.iommu else "",
+            f"vm.init={guest}/init vm.agent={guest}/agent.py vm.modules={image.modules} vm.shared={shared}",
+            f"vm.name={self.name} vm.management={management},{self._address[0]}/24",
+        ]
+        machine, devices = "q35,usb=off,sata=off,smbus=off", []
+        if kind.iommu:
+            machine += ",kernel-irqchip=split" if kind.accelerator == "kvm" else ""
+            devices += ["-device", "intel-iommu,intremap=on,caching-mode=on"]
+        remapped = ",iommu_platform=on,disable-legacy=on" if kind.iommu and kind.nic == "virtio-net-pci" else ""
+        exports = []
+        for tag, path, readonly in (("root", Path("/"), "on"), ("shared", shared, "off")):
+            exports += ["-fsdev", f"local,id={tag},path={path},security_model=none,multidevs=remap,readonly={readonly}"]
+            exports += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+        return [
+            "qemu-system-x86_64",
+            *("-machine", machine, "-accel", kind.accelerator),
+            *("-cpu", "host" if kind.accelerator == "kvm" else _EMULATED_PROCESSOR),
+            *("-smp", str(kind.processors), "-m", str(kind.memory_mib)),
+            *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "file:/dev/stderr"),
+            *("-kernel", str(image.kernel), "-initrd", str(image.initramfs), "-append", " ".join(words)),
+            *devices,
+            # As on a physical wire: no unfinished checksum and no segment larger than the MTU.
+            *("-netdev", f"tap,id=port,ifname={self.port},script=no,downscript=no,vnet_hdr=off"),
+            *("-device", f"{kind.nic},netdev=port,mac={self.mac},addr=0x04{remapped}"),
+            *("-netdev", f"tap,id=management,ifname=m-{self.name},script=no,downscript=no"),
+            *("-device", f"virtio-net-pci,netdev=management,mac={management},addr=0x05"),
+            *exports,
+        ]
+
+    def alive(self) -> bool:
+        """Whether its qemu runs."""
+        return self.process.alive()
+
+    def booted(self, *, timeout: float = 120.0) -> None:
+        """Waits until its agent answers."""
+        begun = time.monotonic()
+
+        def answers() -> bool:
+            if not self.alive():
+                raise RuntimeError(f"the machine {self.name} ended: {self.console()}")
+            try:
+                self.run(["true"], timeout=2)
+            except OSError:
+                return False
+            return True
+
+        try:
+            wait_until(answers, f"the agent of {self.name}", timeout=timeout, every=0.1)
+        except TimedOut as error:
+            raise TimedOut(f"{error}; its console: {self.console()}") from None
+        self.boot_seconds = time.monotonic() - begun
+
+    def console(self) -> str:
+        """The end of what its console shows."""
+        return "\n".join(self.process.log_text().strip().splitlines()[-12:])
+
+    def channel(self, *, timeout: float | None = 10.0, **request: Any) -> socket.socket:
+        """Asks the agent for something, on a connection of its own."""
+        with inside(self.namespace):
+            connection = socket.socket()
+        connection.settimeout(timeout)
+        try:
+            connection.connect(self._address)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def ask(self, *, timeout: float = 30.0, **request: Any) -> dict[str, Any]:
+        """A request that is answered by a line."""
+        with self.channel(timeout=timeout, **request) as connection, connection.makefile("rb") as lines:
+            answer: dict[str, Any] = json.loads(lines.readline() or b'{"error": "the agent has hung up"}')
+        if "error" in answer:
+            raise CommandFailed(f"{self.name}: {answer['error']}")
+        return answer
+
+    def run(self, arguments: Sequence[str], *, stdin: str | None = None, timeout: float = 30.0) -> str:
+        """Runs a command inside, to its end; as `shell.run`."""
+        done = self.ask(timeout=timeout, run=list(arguments), stdin=stdin)
+        if done["status"] != 0:
+            error = (done["stderr"] or done["stdout"]).strip()
+            raise CommandFailed(f"{self.name}: `{' '.join(arguments)}` ended with {done['status']}: {error}")
+        output: str = done["stdout"]
+        return output
+
+    def write(self, path: Path, text: str) -> None:
+        """A file inside that only its owner reads."""
+        self.ask(write=str(path), text=text)
+
+    def kill(self) -> None:
+        """The power is gone: qemu ends by SIGKILL."""
+        self.process.kill()
+
+
+def repository_tool(name: str) -> str:
+    """A script of this repository, which has the same path inside."""
+    return os.fspath(REPOSITORY / "scripts" / name)
