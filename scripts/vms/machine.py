@@ -40,6 +40,12 @@ class Kind:
     processors: int = 2
 
 
+def accelerator(image: Image) -> str:
+    """KVM where it runs our kernel, else qemu's own emulation. Tried once a machine and remembered."""
+    del image
+    return "tcg"
+
+
 class VirtualMachine:
     """A running machine."""
 
@@ -54,17 +60,15 @@ class VirtualMachine:
         self.namespace = namespace
         self.mac = f"0a:00:00:00:00:{number:02x}"
         self.port = f"p-{name}"
-        self._address = (f"{_MANAGEMENT}.{number}", _AGENT_PORT)
+        self.address = (f"{_MANAGEMENT}.{number}", _AGENT_PORT)
         home.mkdir(parents=True, exist_ok=True)
         self.process = Process(
             self._command(image, shared), log=home / f"{name}-console.log", namespace=namespace, stdout=subprocess.DEVNULL
         )
         interface = f"m-{name}"
         there = ["ip", "-n", namespace]
-        present = Path("/run/netns")
-        del present
         wait_until(lambda: self._has(interface), f"qemu of {name}; it says: {self.process.log_text()}", timeout=10)
-        run([*there, "address", "add", f"{_MANAGEMENT}.1", "peer", self._address[0], "dev", interface])
+        run([*there, "address", "add", f"{_MANAGEMENT}.1", "peer", self.address[0], "dev", interface])
         run([*there, "link", "set", interface, "up"])
 
     def _has(self, interface: str) -> bool:
@@ -83,7 +87,7 @@ class VirtualMachine:
             "console=ttyS0 panic=-1 nokaslr mitigations=off audit=0 no_timer_check tsc=reliable",
             "intel_iommu=on iommu=pt" if kind.iommu else "",
             f"vm.init={guest}/init vm.agent={guest}/agent.py vm.modules={image.modules} vm.shared={shared}",
-            f"vm.name={self.name} vm.management={management},{self._address[0]}/24",
+            f"vm.name={self.name} vm.management={management},{self.address[0]}/24",
         ]
         machine, devices = "q35,usb=off,sata=off,smbus=off", []
         if kind.iommu:
@@ -143,7 +147,7 @@ class VirtualMachine:
             connection = socket.socket()
         connection.settimeout(timeout)
         try:
-            connection.connect(self._address)
+            connection.connect(self.address)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.sendall(json.dumps(request).encode() + b"\n")
         except OSError:

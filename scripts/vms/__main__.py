@@ -1,0 +1,74 @@
+"""The rehearsal's command line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from testbed import cluster
+from testbed.__main__ import _interrupted
+from testbed.checks import Check, Context, all_checks
+from testbed.member import REPOSITORY, baton_binary, remove_tree
+from testbed.report import Report, Skipped, run_check
+from testbed.topology import RUNS
+
+from .image import image
+from .machine import NICS, Kind, accelerator
+from .site import Machines
+
+_USUAL = {"http-1000": {}}
+
+
+def _checks() -> dict[str, Check]:
+    return all_checks()
+
+
+def _body(check: Check, out: Path, settings: dict[str, str], report: Report) -> None:
+    home = out / check.name
+    remove_tree(home)
+    home.mkdir(parents=True)
+    check.body(Context(report, home, settings))
+
+
+def main() -> int:
+    """Parses the command line and does as it says."""
+    parser = argparse.ArgumentParser(prog="scripts/vm-rehearsal", description="baton in virtual machines, on PCI cards")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--nic", choices=NICS, default=NICS[0])
+    parser.add_argument("--driver", choices=["vfio-pci", "uio_pci_generic"], default="vfio-pci")
+    parser.add_argument("--accelerator", choices=["kvm", "tcg"])
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the checks")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "target" / "vm" / "checks")
+    parser.add_argument("--keep", action="store_true")
+    options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
+    out = (options.out / options.nic).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    kind = Kind(options.nic, options.accelerator or accelerator(image()), options.driver == "vfio-pci")
+    reports = []
+    with Machines(kind, options.driver, image(), out / "machines", out) as machines:
+        cluster.site = machines
+        machines.boot(3)
+        print(f"booted after {time.monotonic() - begun:.1f} s", flush=True)
+        for name in options.names or _USUAL:
+            settings = {**_USUAL.get(name, {}), **dict(entry.split("=", 1) for entry in options.set)}
+            body = partial(_body, _checks()[name], out, settings)
+            reports.append(run_check(name, body, out / f"{name}.json"))
+            if reports[-1].passed and not options.keep:
+                remove_tree(out / name)
+    print(f"\nrehearsal on {options.nic} by {options.driver}, {kind.accelerator}, {time.monotonic() - begun:.0f} s:")
+    for report in reports:
+        print(f"  {report.outcome:8}{report.check}")
+    return 0 if all(report.passed for report in reports) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
