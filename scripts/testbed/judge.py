@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from .cluster import Testbed
 from .member import HEARTBEAT_ETHERTYPE, VIP
+from .pace import pace
 from .packets import ACK, FIN, RST, SYN, Frame, Tcp
 from .report import Report
 
@@ -77,7 +78,9 @@ class Life:
 
     def twins(self) -> bool:
         """Whether two members of this one kernel chose the same sequence number: then the connection has two
-        owners, which members with kernels of their own would not have."""
+        owners. It is set aside, but not where members have kernels of their own."""
+        if pace.kernels_apart:
+            return False
         by_sequence: dict[int, set[str]] = {}
         for syn_ack in self.syn_acks:
             by_sequence.setdefault(syn_ack.sequence, set()).add(syn_ack.member)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .pace import pace
 from .shell import CommandFailed, Process, TimedOut, run, wait_until
 from .topology import SUBNET_PREFIX, Host
 from .web import Service
@@ -114,7 +116,7 @@ class Member:
             _CONFIG.format(
                 cluster=self.settings.cluster,
                 key=key,
-                heartbeat=self.settings.heartbeat,
+                heartbeat=self.heartbeat(),
                 missed=self.settings.missed,
                 node=node or self.name,
                 vips="\n".join(vip.written() for vip in self.settings.vips),
@@ -123,6 +125,11 @@ class Member:
                 socket=self.socket,
             )
         )
+
+    def heartbeat(self) -> str:
+        """Their interval."""
+        number, unit = re.fullmatch(r"([0-9]+)([a-z]+)", self.settings.heartbeat).groups()  # type: ignore[union-attr]
+        return f"{round(int(number) * pace.heartbeats)}{unit}"
 
     def ports(self) -> str:
         """The configuration's lines about the ports and their memory."""

@@ -15,18 +15,31 @@ from testbed import cluster
 from testbed.__main__ import _interrupted
 from testbed.checks import Check, Context, all_checks
 from testbed.member import REPOSITORY, baton_binary, remove_tree
+from testbed.pace import pace
 from testbed.report import Report, Skipped, run_check
 from testbed.topology import RUNS
 
+from .checks import CHECKS
 from .image import image
 from .machine import NICS, Kind, accelerator
 from .site import Machines
 
-_USUAL = {"http-1000": {}}
+_USUAL: dict[str, dict[str, str]] = {
+    "own-address": {},
+    "http-1000": {},
+    "handover-50-long": {"moves": "2"},
+    "kill-replay": {"kills": "1"},
+    "kill-k2": {"kills": "2"},
+    "split-brain": {"connections": "300"},
+    "split-cookies": {"connections": "300"},
+    "two-actives": {"connections": "300"},
+    "two-actives-cookies": {"connections": "300"},
+    "machine-dies": {},
+}
 
 
 def _checks() -> dict[str, Check]:
-    return all_checks()
+    return all_checks() | {check.name: check for check in CHECKS}
 
 
 def _body(check: Check, out: Path, settings: dict[str, str], report: Report) -> None:
@@ -53,6 +66,9 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     kind = Kind(options.nic, options.accelerator or accelerator(image()), options.driver == "vfio-pci")
+    pace.kernels_apart = True
+    if kind.accelerator == "tcg":
+        pace.load, pace.heartbeats = 5, 10
     reports = []
     with Machines(kind, options.driver, image(), out / "machines", out) as machines:
         cluster.site = machines

@@ -129,7 +129,8 @@ class VmHost(Host):
 
     def sysctl(self, values: dict[str, str]) -> None:
         """As for any host."""
-        self.machine.run(["sysctl", "-q", "-w", *(f"{key}={value}" for key, value in values.items())])
+        if values:
+            self.machine.run(["sysctl", "-q", "-w", *(f"{key}={value}" for key, value in values.items())])
 
 
 class VmMember(Member):

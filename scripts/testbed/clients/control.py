@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..member import VIP
+from ..pace import pace
 from ..shell import Process, TimedOut, wait_until
 
 _PACKAGE_HOME = Path(__file__).resolve().parents[2]
@@ -80,6 +81,9 @@ class Client:
         """Starts it and returns when it runs. Options are engine.py's, with underscores."""
         arguments = [sys.executable, "-m", "testbed.clients.engine", "--sources", ",".join(sources)]
         options.setdefault("address", VIP)
+        for rate in ("every_us", "gap_ms"):
+            if rate in options:
+                options[rate] = round(int(options[rate]) * pace.load)
         for name, value in options.items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
         self._process = Process(

@@ -1,0 +1,20 @@
+"""What the machines are like that members live on. Namespaces of this machine are the measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Pace:
+    """A site that is other than namespaces says so here, before its first testbed."""
+
+    load: float = 1.0
+    """By how much less often clients connect and ask: an emulated processor carries less."""
+    heartbeats: float = 1.0
+    """By how much longer the heartbeats' interval is, and with it the detection of a death."""
+    kernels_apart: bool = False
+    """Whether members have kernels of their own. Then nothing is set aside: no two share a secret."""
+
+
+pace = Pace()
