@@ -198,10 +198,16 @@ def _from_client(story: Story, frame: Frame, segment: Tcp) -> None:
             return
 
 
+def _grace(life: Life, frame: Frame, segment: Tcp) -> float:
+    """For how long after the client's choice a segment of another member may still leave."""
+    first_answer = segment.flags & (SYN | RST) == SYN and frame.host not in life.answered_by()
+    return GRACE * (pace.answers if first_answer else 1)
+
+
 def _from_member(story: Story, frame: Frame, segment: Tcp) -> None:
     lives = story.lives.get(segment.destination, [])
     life = lives[-1] if lives else Life(segment.destination, 0, frame.time)
-    foreign = bool(life.owner) and life.owner != frame.host and frame.time > life.owned_since + GRACE
+    foreign = bool(life.owner) and life.owner != frame.host and frame.time > life.owned_since + _grace(life, frame, segment)
     if segment.flags & RST:
         reset = Reset(frame.time, frame.host, segment.destination, segment.sequence, life.owner, foreign)
         story.member_resets.append(reset)

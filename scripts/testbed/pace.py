@@ -13,6 +13,8 @@ class Pace:
     """By how much less often clients connect and ask: an emulated processor carries less."""
     heartbeats: float = 1.0
     """By how much longer the heartbeats' interval is, and with it the detection of a death."""
+    answers: float = 1.0
+    """By how much later a member's first answer to a SYN may leave: a processor that stands still knows nothing."""
     kernels_apart: bool = False
     """Whether members have kernels of their own. Then nothing is set aside: no two share a secret."""
 

@@ -68,7 +68,7 @@ def main() -> int:
     kind = Kind(options.nic, options.accelerator or accelerator(image()), options.driver == "vfio-pci")
     pace.kernels_apart = True
     if kind.accelerator == "tcg":
-        pace.load, pace.heartbeats = 5, 10
+        pace.load, pace.heartbeats, pace.answers = 10, 10, 10
     reports = []
     with Machines(kind, options.driver, image(), out / "machines", out) as machines:
         cluster.site = machines

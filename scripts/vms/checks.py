@@ -83,9 +83,9 @@ def own_address(context: Context) -> None:
             report.equal(f"{member.name}: its own pings answered", len(re.findall("bytes from ", back)), 3)
             log = context.home / f"{member.name}.log"
             source = [f"10.0.0.{50 + number}"]
-            asked = Client(where, source, log, address=own, opens=100, every_us=10_000).wait(timeout=30)
+            asked = Client(where, source, log, address=own, opens=50, every_us=5_000).wait(timeout=30)
             report.equal(f"{member.name}: requests to it that failed", asked.errors(), {})
-            report.equal(f"{member.name}: who answered", asked.served(), {member.name: 100})
+            report.equal(f"{member.name}: who answered", asked.served(), {member.name: 50})
         answer = run([*client, "curl", "-sS", "--max-time", "5", f"http://{VIP}/who?curl"])
         report.equal("the virtual IP beside it", answer, f"{bed.active().name} curl\n")
         judge(report, bed, vmac)

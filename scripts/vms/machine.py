@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.member import REPOSITORY
 from testbed.shell import CommandFailed, Process, TimedOut, inside, run, wait_until
 
-from .image import Image
+from .image import CACHE, Image
 
 _AGENT_PORT = 7
 _MANAGEMENT = "192.168.77"
@@ -41,9 +40,31 @@ class Kind:
 
 
 def accelerator(image: Image) -> str:
-    """KVM where it runs our kernel, else qemu's own emulation. Tried once a machine and remembered."""
-    del image
-    return "tcg"
+    """KVM where it runs our kernel, else qemu's own emulation: a /dev/kvm may be there and run other kernels only.
+    Tried once and remembered."""
+    remembered = CACHE / "accelerator"
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    if not remembered.exists():
+        remembered.write_text("kvm" if _runs_by_kvm(image) else "tcg")
+    return remembered.read_text()
+
+
+def _runs_by_kvm(image: Image) -> bool:
+    """Whether the kernel comes as far as to miss its root, and ends the machine for that."""
+    command = ["qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-machine", "q35", "-m", "256", "-nodefaults"]
+    command += ["-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio", "-kernel", str(image.kernel)]
+    try:
+        done = subprocess.run(
+            [*command, "-append", "console=ttyS0 panic=-1"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=15,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return b"Unable to mount root" in done.stdout
 
 
 class VirtualMachine:
@@ -60,6 +81,8 @@ class VirtualMachine:
         self.namespace = namespace
         self.mac = f"0a:00:00:00:00:{number:02x}"
         self.port = f"p-{name}"
+        self.prepared = ""
+        """The command that its card was last given away or taken back with."""
         self.address = (f"{_MANAGEMENT}.{number}", _AGENT_PORT)
         home.mkdir(parents=True, exist_ok=True)
         self.process = Process(
@@ -157,11 +180,7 @@ class VirtualMachine:
 
     def ask(self, *, timeout: float = 30.0, **request: Any) -> dict[str, Any]:
         """A request that is answered by a line."""
-        with self.channel(timeout=timeout, **request) as connection, connection.makefile("rb") as lines:
-            answer: dict[str, Any] = json.loads(lines.readline() or b'{"error": "the agent has hung up"}')
-        if "error" in answer:
-            raise CommandFailed(f"{self.name}: {answer['error']}")
-        return answer
+        return read_answer(self.name, self.channel(timeout=timeout, **request))
 
     def run(self, arguments: Sequence[str], *, stdin: str | None = None, timeout: float = 30.0) -> str:
         """Runs a command inside, to its end; as `shell.run`."""
@@ -181,6 +200,11 @@ class VirtualMachine:
         self.process.kill()
 
 
-def repository_tool(name: str) -> str:
-    """A script of this repository, which has the same path inside."""
-    return os.fspath(REPOSITORY / "scripts" / name)
+
+def read_answer(name: str, connection: socket.socket) -> dict[str, Any]:
+    """The agent's one line, and the end of the connection."""
+    with connection, connection.makefile("rb") as lines:
+        answer: dict[str, Any] = json.loads(lines.readline() or b'{"error": "the agent has hung up"}')
+    if "error" in answer:
+        raise CommandFailed(f"{name}: {answer['error']}")
+    return answer

@@ -17,14 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from testbed.cluster import Site
-from testbed.member import MEMBER_SYSCTLS, Member, Settings
+from testbed.member import MEMBER_SYSCTLS, REPOSITORY, Member, Settings
 from testbed.shell import CommandFailed, Process, run
 from testbed.topology import RUNS, SUBNET_PREFIX, Host, Network, leave_note, sweep
 
 from .image import Image
-from .machine import Kind, VirtualMachine, repository_tool
+from .machine import Kind, VirtualMachine, read_answer
 
 _PCI_ADDRESS = "0000:00:04.0"
+_SETUP = REPOSITORY / "scripts" / "setup"
+_HUGE_PAGES = 96
+
+
+def _setup(driver: str) -> str:
+    return f"{_SETUP} --huge-pages {_HUGE_PAGES} --bind {_PCI_ADDRESS} --driver {driver}"
 
 
 class _Popen:
@@ -195,6 +201,7 @@ class Machines(Site):
             self._boot(f"s{number}", 10 + number)
         for number in missing:
             self.machines[f"s{number}"].booted()
+        self._prepare([self.machines[f"s{number}"] for number in missing], _setup(self._driver))
 
     def _runs(self, name: str) -> bool:
         return name in self.machines and self.machines[name].alive()
@@ -203,6 +210,16 @@ class Machines(Site):
         machine = VirtualMachine(name, number, self._kind, self._image, self._namespace, self._home, self._shared)
         self.machines[name] = machine
         return machine
+
+    def _prepare(self, machines: list[VirtualMachine], setup: str) -> None:
+        """Gives their cards to a driver, on all of them at once."""
+        missing = [machine for machine in machines if machine.prepared != setup]
+        asked = [(machine, machine.channel(timeout=60, run=["sh", "-c", setup])) for machine in missing]
+        for machine, channel in asked:
+            done = read_answer(machine.name, channel)
+            if done["status"] != 0:
+                raise CommandFailed(f"{machine.name}: {setup}: {done['stderr'].strip()}")
+            machine.prepared = setup
 
     @contextlib.contextmanager
     def opened(self, network: Network, home: Path, *, without_baton: bool) -> Iterator[None]:
@@ -223,19 +240,14 @@ class Machines(Site):
         if not self._runs(name):
             self._boot(name, number)
             self.machines[name].booted()
+        given_back = f"{_SETUP} --undo && ip link set eth0 up && ip address replace 10.0.0.{number}/24 dev eth0"
+        self._prepare([self.machines[name]], given_back if self._without_baton else _setup(self._driver))
         host = VmHost(self.machines[name])
         run(["ip", "-n", self._namespace, "link", "set", host.port, "netns", network.switch])
         self._hosts.append(host)
         run(["ip", "-n", network.switch, "link", "set", host.port, "master", "br0", "up"])
         network.hosts[name] = host
         host.sysctl(MEMBER_SYSCTLS)
-        setup = [repository_tool("setup")]
-        if self._without_baton:
-            host.run([*setup, "--undo"])
-            host.run(["ip", "link", "set", "eth0", "up"])
-            host.run(["ip", "address", "replace", f"{host.address}/{SUBNET_PREFIX}", "dev", "eth0"])
-        else:
-            host.run([*setup, "--huge-pages", "96", "--bind", _PCI_ADDRESS, "--driver", self._driver], timeout=60)
         member = VmMember(host, home / name, network.directory, key, settings)
         self._members.append(member)
         return member

@@ -30,7 +30,7 @@ class Kill:
     victim: str
     at: int
     back: int
-    """When it was started again."""
+    """When the others heard it again."""
     results: Results
     clock_offset: int
 
@@ -53,10 +53,9 @@ def _kill(bed: Testbed, context: Context, number: int, victim: Member) -> Kill:
     results = load.stop()
     bed.network.mend(victim.name)
     victim.kill()
-    back = time.time_ns()
     victim.start()
     wait_ready(bed.members)
-    return Kill(victim.name, killed, back, results, bed.captures.clock_offset)
+    return Kill(victim.name, killed, time.time_ns(), results, bed.captures.clock_offset)
 
 
 def judge_attempts(report: Report, kills: list[Kill], story: Story) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import socket
 import subprocess
 import threading
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 PORT = 7
+_OPEN_FILES = 1 << 17
 
 
 def _answer(connection: socket.socket, **content: Any) -> None:
@@ -102,6 +104,7 @@ def _serve(connection: socket.socket) -> None:
 
 def main() -> None:
     """Serves until the machine ends."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
     listener = socket.create_server(("", PORT), backlog=64)
     while True:
         connection, _ = listener.accept()
