@@ -21,10 +21,11 @@ from testbed.topology import RUNS
 
 from .checks import CHECKS
 from .image import image
-from .machine import NICS, Kind, accelerator
+from .machine import DRIVERS, NICS, Kind, accelerator
 from .site import Machines
 
 _USUAL: dict[str, dict[str, str]] = {
+    "setup": {},
     "own-address": {},
     "http-1000": {},
     "handover-50-long": {"moves": "2"},
@@ -54,7 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/vm-rehearsal", description="baton in virtual machines, on PCI cards")
     parser.add_argument("names", nargs="*")
     parser.add_argument("--nic", choices=NICS, default=NICS[0])
-    parser.add_argument("--driver", choices=["vfio-pci", "uio_pci_generic"], default="vfio-pci")
+    parser.add_argument("--driver", choices=DRIVERS, default=DRIVERS[0])
     parser.add_argument("--accelerator", choices=["kvm", "tcg"])
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the checks")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "target" / "vm" / "checks")
@@ -65,12 +66,12 @@ def main() -> int:
     out = (options.out / options.nic).resolve()
     out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    kind = Kind(options.nic, options.accelerator or accelerator(image()), options.driver == "vfio-pci")
+    kind = Kind(options.nic, options.driver, options.accelerator or accelerator(image()))
     pace.kernels_apart = True
     if kind.accelerator == "tcg":
         pace.load, pace.heartbeats, pace.answers = 10, 10, 10
     reports = []
-    with Machines(kind, options.driver, image(), out / "machines", out) as machines:
+    with Machines(kind, image(), out / "machines", out) as machines:
         cluster.site = machines
         machines.boot(3)
         print(f"booted after {time.monotonic() - begun:.1f} s", flush=True)

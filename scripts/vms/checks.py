@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from functools import partial
 
@@ -13,9 +14,10 @@ from testbed.clients.control import Client
 from testbed.cluster import CLIENT_ADDRESSES, Testbed, testbed
 from testbed.judge import Absence, judge
 from testbed.member import VIP, Settings, VipSettings
-from testbed.shell import run
+from testbed.shell import CommandFailed, inside, run, wait_until
+from testbed.topology import Host
 
-from .site import VmHost
+from .site import PCI_ADDRESS, SETUP, VmHost
 
 _COOKIES_ALWAYS = {"net.ipv4.tcp_syncookies": "2"}
 _REQUESTS = 10
@@ -113,7 +115,52 @@ def machine_dies(context: Context) -> None:
     report.number("longest gap between connections accepted (ms)", gap / 1e6)
 
 
+def _refused(host: Host, arguments: list[str]) -> str:
+    """What scripts/setup says instead of doing it."""
+    try:
+        return f"done: {host.run([str(SETUP), *arguments])}"
+    except CommandFailed as error:
+        return str(error)
+
+
+def setup(context: Context) -> None:
+    """scripts/setup refuses, does, does nothing twice, and undoes; the card works in the kernel again."""
+    report = context.report
+    with testbed(context.home, members=1, without_baton=True) as bed:
+        host, where = bed.members[0].host, bed.client.namespace
+        assert isinstance(host, VmHost)
+        host.machine.prepared = ""
+        bind = ["--huge-pages", "32", "--bind", "eth0", "--driver", host.machine.kind.driver]
+        pages = host.run(["cat", "/proc/sys/vm/nr_hugepages"])
+        host.run(["ip", "route", "add", "default", "via", bed.client.address])
+        said = _refused(host, bind)
+        report.expect("a card with the default route", said, "refused", "it has the default route" in said)
+        host.run(["ip", "route", "delete", "default"])
+        listen = "import socket; l = socket.create_server(('', 22)); c = l.accept(); c[0].recv(1)"
+        server = host.start(["python3", "-c", listen], log=context.home / "listener.log")
+        wait_until(lambda: ":22 " in host.run(["ss", "-Htln"]), "a listener at ssh's port", timeout=10)
+        with inside(where):
+            session = socket.create_connection((host.address, 22), timeout=5)
+        with session:
+            said = _refused(host, bind)
+            report.expect("a card with an ssh session", said, "refused", f"ssh session from {bed.client.address}" in said)
+        server.stop()
+        report.equal("interfaces after refusals", host.run(["ls", "/sys/class/net"]).split(), ["eth0", "lo", "mgmt"])
+        said = host.run([str(SETUP), *bind], timeout=60)
+        moved = f"to {host.machine.kind.driver}" in said and f"{host.address}/24 is gone" in said
+        report.expect("a card that nobody needs", said, "taken", moved)
+        report.equal("interfaces then", host.run(["ls", "/sys/class/net"]).split(), ["lo", "mgmt"])
+        again = host.run([str(SETUP), "--huge-pages", "32", "--bind", PCI_ADDRESS, "--driver", host.machine.kind.driver])
+        report.expect("once more", again, "nothing to do", "already" in again and "are there" in again)
+        host.run([str(SETUP), "--undo"])
+        report.equal("huge pages after --undo", host.run(["cat", "/proc/sys/vm/nr_hugepages"]), pages)
+        pings = run(["ip", "netns", "exec", where, "ping", "-n", "-c", "3", "-i", "0.2", "-W", "2", host.address])
+        report.equal("pings answered by the kernel's card again", len(re.findall("bytes from ", pings)), 3)
+        report.equal("--undo once more", host.run([str(SETUP), "--undo"]), "")
+
+
 CHECKS = [
+    Check("setup", "scripts/setup takes a card that nobody needs, and gives it back", setup, {}, needs_baton=False),
     Check("own-address", "members are reached at their own addresses, through baton", own_address, {}),
     Check(
         "split-cookies",

@@ -24,6 +24,7 @@ from .image import CACHE, Image
 _AGENT_PORT = 7
 _MANAGEMENT = "192.168.77"
 NICS = ("virtio-net-pci", "e1000e")
+DRIVERS = ("vfio-pci", "uio_pci_generic")
 # No program of ours needs more, and vector units are the slowest part of an emulated processor.
 _EMULATED_PROCESSOR = "Nehalem,+rdtscp,+invtsc,+pcid,+rdrand,+x2apic"
 
@@ -33,10 +34,16 @@ class Kind:
     """What a rehearsal's machines are."""
 
     nic: str = NICS[0]
+    driver: str = DRIVERS[0]
+    """The one in the guest that gives the card to baton."""
     accelerator: str = "tcg"
-    iommu: bool = True
     memory_mib: int = 768
     processors: int = 2
+
+    @property
+    def iommu(self) -> bool:
+        """vfio-pci takes one, and the other way round there is none to hide behind."""
+        return self.driver == "vfio-pci"
 
 
 def accelerator(image: Image) -> str:
@@ -85,18 +92,18 @@ class VirtualMachine:
         """The command that its card was last given away or taken back with."""
         self.address = (f"{_MANAGEMENT}.{number}", _AGENT_PORT)
         home.mkdir(parents=True, exist_ok=True)
+        # Persistent: the port on the switch outlives the machine, and what a capture has of it is not lost with it.
+        for interface in (self.port, f"m-{name}"):
+            if not self._has(interface):
+                run(["ip", "-n", namespace, "tuntap", "add", interface, "mode", "tap"])
         self.process = Process(
             self._command(image, shared), log=home / f"{name}-console.log", namespace=namespace, stdout=subprocess.DEVNULL
         )
-        interface = f"m-{name}"
-        there = ["ip", "-n", namespace]
-        wait_until(lambda: self._has(interface), f"qemu of {name}; it says: {self.process.log_text()}", timeout=10)
-        run([*there, "address", "add", f"{_MANAGEMENT}.1", "peer", self.address[0], "dev", interface])
+        there, interface = ["ip", "-n", namespace], f"m-{name}"
+        run([*there, "address", "replace", f"{_MANAGEMENT}.1", "peer", self.address[0], "dev", interface])
         run([*there, "link", "set", interface, "up"])
 
     def _has(self, interface: str) -> bool:
-        if not self.process.alive():
-            raise RuntimeError(f"qemu of {self.name} ended: {self.process.log_text().strip()}")
         with contextlib.suppress(CommandFailed):
             run(["ip", "-n", self.namespace, "link", "show", interface])
             return True
@@ -132,7 +139,7 @@ class VirtualMachine:
             # As on a physical wire: no unfinished checksum and no segment larger than the MTU.
             *("-netdev", f"tap,id=port,ifname={self.port},script=no,downscript=no,vnet_hdr=off"),
             *("-device", f"{kind.nic},netdev=port,mac={self.mac},addr=0x04{remapped}"),
-            *("-netdev", f"tap,id=management,ifname=m-{self.name},script=no,downscript=no"),
+            *("-netdev", f"tap,id=management,ifname=m-{self.name},script=no,downscript=no,vnet_hdr=off"),
             *("-device", f"virtio-net-pci,netdev=management,mac={management},addr=0x05"),
             *exports,
         ]

@@ -24,13 +24,13 @@ from testbed.topology import RUNS, SUBNET_PREFIX, Host, Network, leave_note, swe
 from .image import Image
 from .machine import Kind, VirtualMachine, read_answer
 
-_PCI_ADDRESS = "0000:00:04.0"
-_SETUP = REPOSITORY / "scripts" / "setup"
+PCI_ADDRESS = "0000:00:04.0"
+SETUP = REPOSITORY / "scripts" / "setup"
 _HUGE_PAGES = 96
 
 
 def _setup(driver: str) -> str:
-    return f"{_SETUP} --huge-pages {_HUGE_PAGES} --bind {_PCI_ADDRESS} --driver {driver}"
+    return f"{SETUP} --huge-pages {_HUGE_PAGES} --bind {PCI_ADDRESS} --driver {driver}"
 
 
 class _Popen:
@@ -161,16 +161,15 @@ class VmMember(Member):
     def ports(self) -> str:
         """The card, by its place on the bus; the member's own address moves to the host port."""
         host = f"{{tap: vip0, address: {self.host.address}/{SUBNET_PREFIX}}}"
-        return f'  wire: {{pci: "{_PCI_ADDRESS}"}}\n  host: {host}\n  huge_pages: require'
+        return f'  wire: {{pci: "{PCI_ADDRESS}"}}\n  host: {host}\n  huge_pages: require'
 
 
 class Machines(Site):
     """Virtual machines, which live on from one testbed to the next."""
 
-    def __init__(self, kind: Kind, driver: str, image: Image, home: Path, shared: Path) -> None:
-        """`driver` is the one in the guest that gives the card to baton; `shared` is where testbeds keep their files."""
+    def __init__(self, kind: Kind, image: Image, home: Path, shared: Path) -> None:
+        """`shared` is where testbeds keep their files."""
         self._kind = kind
-        self._driver = driver
         self._image = image
         self._home = home
         self._shared = shared
@@ -201,7 +200,7 @@ class Machines(Site):
             self._boot(f"s{number}", 10 + number)
         for number in missing:
             self.machines[f"s{number}"].booted()
-        self._prepare([self.machines[f"s{number}"] for number in missing], _setup(self._driver))
+        self._prepare([self.machines[f"s{number}"] for number in missing], _setup(self._kind.driver))
 
     def _runs(self, name: str) -> bool:
         return name in self.machines and self.machines[name].alive()
@@ -240,8 +239,8 @@ class Machines(Site):
         if not self._runs(name):
             self._boot(name, number)
             self.machines[name].booted()
-        given_back = f"{_SETUP} --undo && ip link set eth0 up && ip address replace 10.0.0.{number}/24 dev eth0"
-        self._prepare([self.machines[name]], given_back if self._without_baton else _setup(self._driver))
+        given_back = f"{SETUP} --undo && ip link set eth0 up && ip address replace 10.0.0.{number}/24 dev eth0"
+        self._prepare([self.machines[name]], given_back if self._without_baton else _setup(self._kind.driver))
         host = VmHost(self.machines[name])
         run(["ip", "-n", self._namespace, "link", "set", host.port, "netns", network.switch])
         self._hosts.append(host)
@@ -255,5 +254,4 @@ class Machines(Site):
     def _unplug(self, network: Network, host: VmHost) -> None:
         for process in host.processes:
             process.kill()
-        if host.machine.alive():
-            run(["ip", "-n", network.switch, "link", "set", host.port, "nomaster", "netns", self._namespace])
+        run(["ip", "-n", network.switch, "link", "set", host.port, "nomaster", "netns", self._namespace])
