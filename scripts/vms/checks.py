@@ -143,14 +143,15 @@ def setup(context: Context) -> None:
             session = socket.create_connection((host.address, 22), timeout=5)
         with session:
             said = _refused(host, bind)
-            report.expect("a card with an ssh session", said, "refused", f"ssh session from {bed.client.address}" in said)
+            seen = f"ssh session from {bed.client.address}" in said
+            report.expect("a card with an ssh session", said, "refused", seen)
         server.stop()
         report.equal("interfaces after refusals", host.run(["ls", "/sys/class/net"]).split(), ["eth0", "lo", "mgmt"])
         said = host.run([str(SETUP), *bind], timeout=60)
         moved = f"to {host.machine.kind.driver}" in said and f"{host.address}/24 is gone" in said
         report.expect("a card that nobody needs", said, "taken", moved)
         report.equal("interfaces then", host.run(["ls", "/sys/class/net"]).split(), ["lo", "mgmt"])
-        again = host.run([str(SETUP), "--huge-pages", "32", "--bind", PCI_ADDRESS, "--driver", host.machine.kind.driver])
+        again = host.run([str(SETUP), *bind[:2], "--bind", PCI_ADDRESS, *bind[4:]])
         report.expect("once more", again, "nothing to do", "already" in again and "are there" in again)
         host.run([str(SETUP), "--undo"])
         report.equal("huge pages after --undo", host.run(["cat", "/proc/sys/vm/nr_hugepages"]), pages)

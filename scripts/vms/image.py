@@ -1,8 +1,8 @@
 """What the machines boot: a distribution's kernel, and an initial file system that mounts this machine's own root.
 
-The root is shared read-only, beneath a file system in the guest's memory: programs and libraries are the ones baton was
-built with, nothing is installed a second time, and what a guest changes is gone with it. Only the kernel and its modules
-are fetched (through apt, without installing them) and kept under target/vm.
+The root is shared read-only, beneath a file system in the guest's memory: programs and libraries are the ones baton
+was built with, nothing is installed a second time, and what a guest changes is gone with it. Only the kernel and its
+modules are fetched (through apt, without installing them) and kept under target/vm.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A virtual machine: its qemu process, its two cards, and the agent inside it.
 
-The card at the switch is the kind of PCI device that is rehearsed; its other end is a TAP interface, the machine's port on
-the switch. The other card is for management alone, as one keeps on a server that gives a card away.
+The card at the switch is the kind of PCI device that is rehearsed; its other end is a TAP interface, the machine's port
+on the switch. The other card is for management alone, as one keeps on a server that gives a card away.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def _runs_by_kvm(image: Image) -> bool:
 class VirtualMachine:
     """A running machine."""
 
-    def __init__(self, name: str, number: int, kind: Kind, image: Image, namespace: str, home: Path, shared: Path) -> None:
+    def __init__(
+        self, name: str, number: int, kind: Kind, image: Image, namespace: str, home: Path, shared: Path
+    ) -> None:
         """Starts it, with its interfaces `p-NAME` and `m-NAME` in `namespace`; `booted` waits until it is of use.
 
         `home` takes its console; `shared` is a directory that it may write to, at the same path.
@@ -96,9 +98,9 @@ class VirtualMachine:
         for interface in (self.port, f"m-{name}"):
             if not self._has(interface):
                 run(["ip", "-n", namespace, "tuntap", "add", interface, "mode", "tap"])
-        self.process = Process(
-            self._command(image, shared), log=home / f"{name}-console.log", namespace=namespace, stdout=subprocess.DEVNULL
-        )
+        console = home / f"{name}-console.log"
+        command = self._command(image, shared)
+        self.process = Process(command, log=console, namespace=namespace, stdout=subprocess.DEVNULL)
         there, interface = ["ip", "-n", namespace], f"m-{name}"
         run([*there, "address", "replace", f"{_MANAGEMENT}.1", "peer", self.address[0], "dev", interface])
         run([*there, "link", "set", interface, "up"])

@@ -98,7 +98,9 @@ class _Popen:
 class GuestProcess(Process):
     """A program inside a machine, whose log is in the directory that it shares."""
 
-    def __init__(self, machine: VirtualMachine, arguments: Sequence[str], log: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, machine: VirtualMachine, arguments: Sequence[str], log: Path, environment: dict[str, str]
+    ) -> None:
         self.log = log
         log.touch()
         request = {"start": list(arguments), "log": str(log), "environment": environment}
