@@ -71,6 +71,10 @@ class Life:
     """In the order of time, repeated ones included."""
     owner: str = ""
     owned_since: int = 0
+    last: int | None = None
+    """What acknowledges the client's FIN."""
+    over: bool = False
+    """Both ends have closed, and the client knows: its socket is gone."""
 
     def answered_by(self) -> set[str]:
         """The members that sent a SYN-ACK."""
@@ -119,6 +123,8 @@ class Story:
     lives: dict[ClientEnd, list[Life]] = field(default_factory=dict)
     member_resets: list[Reset] = field(default_factory=list)
     client_resets: list[Reset] = field(default_factory=list)
+    afterthoughts: int = 0
+    """Resets with which a client answered what an emulated processor said late, of connections that were over."""
     strays: list[Stray] = field(default_factory=list)
     """No resets: those are among `member_resets`."""
     meddling: list[tuple[str, ClientEnd, int]] = field(default_factory=list)
@@ -179,6 +185,11 @@ def read_story(frames: Iterable[Frame], vips: Iterable[str] = (VIP,)) -> Story:
 
 def _from_client(story: Story, frame: Frame, segment: Tcp) -> None:
     lives = story.lives.setdefault(segment.source, [])
+    if segment.flags & RST and lives and lives[-1].over and pace.answers > 1:
+        story.afterthoughts += 1
+        return
+    if segment.flags & FIN and lives:
+        lives[-1].last = (segment.sequence + segment.payload + 1) % _SEQUENCE_SPACE
     if segment.flags & RST:
         story.client_resets.append(Reset(frame.time, frame.host, segment.source, segment.sequence))
         return
@@ -215,6 +226,8 @@ def _from_member(story: Story, frame: Frame, segment: Tcp) -> None:
         first = (life.initial_sequence + 1) % _SEQUENCE_SPACE
         if segment.acknowledgement == first:
             life.syn_acks.append(SynAck(frame.host, segment.sequence, frame.time))
+    if life.owner == frame.host and life.last == segment.acknowledgement:
+        life.over = True
     if not lives or life.owner == frame.host:
         return
     pure = segment.payload == 0 and not segment.flags & (SYN | FIN)
@@ -253,6 +266,8 @@ def judge(
     report.equal("segments from a member that does not own the connection", _name_strays(story), [])
     _judge_resets(report, story, list(absences), resets_allowed=resets_allowed)
     report.number("set aside: connections with two owners by one sequence number", len(story.twins()))
+    if story.afterthoughts:
+        report.number("resets of clients to what was said late on connections that were over", story.afterthoughts)
     return story
 
 

@@ -11,6 +11,8 @@ class Pace:
 
     load: float = 1.0
     """By how much less often clients connect and ask: an emulated processor carries less."""
+    patience: float = 1.0
+    """By how much longer clients wait for a connection, and for an answer."""
     heartbeats: float = 1.0
     """By how much longer the heartbeats' interval is, and with it the detection of a death."""
     answers: float = 1.0
