@@ -73,6 +73,7 @@ class Life:
     owned_since: int = 0
     last: int | None = None
     """What acknowledges the client's FIN."""
+    owner_closed: bool = False
     over: bool = False
     """Both ends have closed, and the client knows: its socket is gone."""
 
@@ -226,8 +227,9 @@ def _from_member(story: Story, frame: Frame, segment: Tcp) -> None:
         first = (life.initial_sequence + 1) % _SEQUENCE_SPACE
         if segment.acknowledgement == first:
             life.syn_acks.append(SynAck(frame.host, segment.sequence, frame.time))
-    if life.owner == frame.host and life.last == segment.acknowledgement:
-        life.over = True
+    if life.owner == frame.host:
+        life.owner_closed |= bool(segment.flags & FIN)
+        life.over = life.owner_closed and life.last == segment.acknowledgement
     if not lives or life.owner == frame.host:
         return
     pure = segment.payload == 0 and not segment.flags & (SYN | FIN)
