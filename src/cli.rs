@@ -18,11 +18,21 @@ use baton::control::socket::{Client, ClientError};
 use baton::sim::hunt::Hunt;
 use baton::sim::run;
 use baton::status;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// What `--help` and the man page say at their end.
+const MORE: &str = "\
+Exit status: 0; 1 the command failed; 2 the configuration, or the command line itself, is wrong.
+
+Signals to `baton run`: SIGTERM and SIGINT hand its roles over and leave; SIGHUP starts anew with the configuration as it \
+is now, by the program as it is installed now. Connections outlive both.
+
+Files: the package's unit runs /etc/baton/baton.yaml; the control socket is /run/baton/baton.sock, and the journal of \
+what is set up in the kernel lies beside it. Documentation and sample configurations: /usr/share/doc/baton.";
 
 /// Turns a plain layer-2 switch and N ordinary servers into one layer-4 switch.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, arg_required_else_help = true)]
+#[command(version, propagate_version = true, arg_required_else_help = true, after_long_help = MORE)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -84,6 +94,12 @@ enum Command {
         /// Write it to this new file with mode 0600 instead of stdout.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+    },
+    /// Write the man pages into a directory, for packages.
+    #[command(hide = true)]
+    Man {
+        /// The directory; it must exist.
+        directory: PathBuf,
     },
     /// Simulate clusters under faults; print the first seed that breaks a rule and how to replay it.
     Sim {
@@ -176,6 +192,7 @@ impl Arguments {
             Command::Undrain { vip, member } => undrain(vip, &member),
             Command::Activate { vip, member } => activate(vip, &member),
             Command::Keygen { out } => keygen(out.as_deref()),
+            Command::Man { directory } => man(&directory),
             #[cfg(not(feature = "breakable"))]
             Command::Sim { seed, runs, nodes, steps } => simulate(seed, runs, nodes, steps),
             #[cfg(feature = "breakable")]
@@ -238,10 +255,23 @@ fn raise(config: &Config, reload: impl Fn() -> bool + Send + 'static) -> Result<
         Ended::Left => Ok(()),
         Ended::Returning => {
             sched_setaffinity(None, &cores).map_err(|error| failed(error.into()))?;
-            let program = std::env::current_exe().map_err(failed)?;
-            Err(failed(std::process::Command::new(program).args(std::env::args_os().skip(1)).exec()))
+            Err(failed(
+                std::process::Command::new(own_program().map_err(failed)?).args(std::env::args_os().skip(1)).exec(),
+            ))
         }
     }
+}
+
+/// This program's file; if an upgrade has put another in its place, that one, as Linux marks the old one's path.
+#[cfg(feature = "dpdk")]
+fn own_program() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    let successor = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map(PathBuf::from);
+    Ok(match successor {
+        Some(successor) if successor.exists() => successor,
+        Some(_) => "/proc/self/exe".into(),
+        None => path,
+    })
 }
 
 #[cfg(not(feature = "dpdk"))]
@@ -287,6 +317,11 @@ fn check(file: &Path) -> Result<(), Failure> {
         }
     }
     say(&format!("{name}: ok"))
+}
+
+fn man(directory: &Path) -> Result<(), Failure> {
+    clap_mangen::generate_to(Arguments::command(), directory)
+        .map_err(|error| Failure::new(format!("{} was not written to", directory.display()), error))
 }
 
 fn keygen(out: Option<&Path>) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 //! It owns no packet and no worker waits for it. What it does in one turn is bounded, so that heartbeats leave in time.
 
 mod orphans;
+mod systemd;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,6 +112,7 @@ pub(super) struct Running<K: Kernel> {
     watch: Watch,
     advice: Advice,
     orphans: orphans::Orphans,
+    systemd: systemd::Systemd,
     complained_of_kernel: bool,
     actions: Vec<Action>,
     end: Ended,
@@ -131,6 +133,7 @@ impl<K: Kernel> Shell<K> {
             watch,
             advice: Advice::default(),
             orphans: orphans::Orphans::default(),
+            systemd: systemd::Systemd::new(started),
             complained_of_kernel: false,
             actions: Vec::new(),
             end: Ended::Left,
@@ -149,6 +152,7 @@ impl<K: Kernel> Running<K> {
     fn turn(&mut self) {
         let now = self.shell.clock.now();
         self.watch_workers(now);
+        self.systemd.alive(self.watch.alive, now);
         while let Some(heartbeat) = self.shell.member.shared.inbox.pop() {
             self.step(Event::Frame(heartbeat.bytes()), now);
         }
@@ -194,6 +198,7 @@ impl<K: Kernel> Running<K> {
     /// Begins to leave; a way out that is under way already is only ever made final.
     fn leave(&mut self, end: Ended) {
         self.end = end;
+        self.systemd.ends(end);
         self.step(Event::Leave { returning: end == Ended::Returning }, self.shell.clock.now());
     }
 
@@ -207,7 +212,12 @@ impl<K: Kernel> Running<K> {
                 Action::SetRole { vip, role } => self.set_role(vip, role),
                 Action::LookUp(look_up) => self.orphans.look_ups.push(look_up),
                 Action::Reset(orphan) => self.reset(orphan),
-                Action::Report(report) => log(&report),
+                Action::Report(report) => {
+                    if matches!(report, Report::Settled) {
+                        self.systemd.ready();
+                    }
+                    log(&report);
+                }
                 Action::Left => self.left = true,
             }
         }

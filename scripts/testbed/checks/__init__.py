@@ -39,9 +39,9 @@ class Check:
 def all_checks() -> dict[str, Check]:
     """Every check, in the order they run in."""
     # Imported here, as each of them imports what is above.
-    from . import answers, attacks, bulk, configs, dead, flood, handover, http, idle, kill, orphans, pause
+    from . import answers, attacks, bulk, configs, dead, flood, handover, http, idle, kill, orphans, package, pause
     from . import restart, reuse, selftest, soak, split, switch, takeover, vips
 
     first = (selftest, configs, answers, http, handover, kill, takeover, split, switch, vips)
-    modules = (*first, bulk, restart, pause, orphans, reuse, attacks, dead, idle, flood, soak)
+    modules = (*first, bulk, restart, package, pause, orphans, reuse, attacks, dead, idle, flood, soak)
     return {check.name: check for module in modules for check in module.CHECKS}

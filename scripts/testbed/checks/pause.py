@@ -43,7 +43,8 @@ def pause(context: Context) -> None:
     mine, theirs = [], []
     for connection in fresh.connections:
         life = story.life_of(connection.tuple, connection.opened - offset)
-        owned = life is not None and life.owner == sleeper.name and life.owned_since <= stopped
+        # It answers nothing while it sleeps: what became its own before it woke, it had answered before it was stopped.
+        owned = life is not None and life.owner == sleeper.name and life.owned_since < woken
         if connection.tuple not in twins:
             (mine if owned else theirs).append(connection)
     accepted = {c.tuple for c in theirs}
