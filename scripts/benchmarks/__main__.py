@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from testbed.__main__ import _interrupted
+from testbed.__main__ import interrupted
 from testbed.member import REPOSITORY
 
 from . import machine, results
@@ -77,7 +77,7 @@ def main() -> int:
     if len(options.files) > 1:
         parser.error("one FILE at a time")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+        signal.signal(number, interrupted)
     try:
         plan = load(options.files[0])
     except Fault as fault:

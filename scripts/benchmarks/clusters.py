@@ -145,7 +145,7 @@ class AddressCluster(Cluster):
 
     def __init__(self, bed: Bed) -> None:
         super().__init__(bed)
-        self._services = [Service(host.name, host.namespace, bed.home / host.name / "nginx") for host in bed.servers]
+        self._services = [Service(host, bed.home / host.name / "nginx") for host in bed.servers]
         self._daemons: dict[str, Process] = {}
 
     def _begin(self) -> None:

@@ -15,13 +15,13 @@ from .member import REPOSITORY, baton_binary, remove_tree
 from .report import Report, Skipped, run_check
 from .topology import sweep
 
-_TOOLS = ["ip", "bridge", "ss", "nft", "ethtool", "tcpdump", "nginx", "curl", "wrk", "ping", "sysctl"]
+TOOLS = ["ip", "bridge", "ss", "nft", "ethtool", "tcpdump", "nginx", "curl", "wrk", "ping", "sysctl"]
 
 
 def _body(check: Check, out: Path, settings: dict[str, str], report: Report) -> None:
     if os.geteuid() != 0:
         raise Skipped("needs root, for network namespaces")
-    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         raise Skipped(f"not installed: {', '.join(missing)} (scripts/install-dependencies installs them)")
     if check.needs_baton:
@@ -61,7 +61,8 @@ def _list() -> int:
     return 0
 
 
-def _interrupted(number: int, _: object) -> None:
+def interrupted(number: int, _: object) -> None:
+    """What a signal does: everything is taken down."""
     # Once is enough: the clean-up that follows is not to be interrupted by a second one.
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
@@ -85,7 +86,7 @@ def main() -> int:
     commands.add_parser("clean", help="removes what crashed runs left behind")
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+        signal.signal(number, interrupted)
     if options.command == "list":
         return _list()
     if options.command == "check":

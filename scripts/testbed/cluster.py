@@ -22,6 +22,24 @@ CLIENT_SYSCTLS = {
 }
 
 
+class Site:
+    """Where members live: here in namespaces of this machine. `scripts/vms` has another."""
+
+    @contextlib.contextmanager
+    def opened(self, network: Network, home: Path, *, without_baton: bool) -> Iterator[None]:
+        """Lends the site to a testbed."""
+        yield
+
+    def add_member(self, network: Network, name: str, number: int, home: Path, key: Path, settings: Settings) -> Member:
+        """A host on the switch with a member; its baton is not started."""
+        host = network.add_host(name, number)
+        host.sysctl(MEMBER_SYSCTLS)
+        return Member(host, home / name, network.directory, key, settings)
+
+
+site = Site()
+
+
 @dataclass
 class Testbed:
     """A running testbed."""
@@ -78,9 +96,7 @@ class Testbed:
 
     def add_member(self, name: str, number: int, key: Path, settings: Settings) -> Member:
         """A further member; not started."""
-        host = self.network.add_host(name, number)
-        write_sysctls(host.namespace, MEMBER_SYSCTLS)
-        return Member(host, self.home / name, self.network.directory, key, settings)
+        return site.add_member(self.network, name, number, self.home, key, settings)
 
 
 def _make_client(host: Host, addresses: list[str]) -> None:
@@ -107,14 +123,12 @@ def testbed(
     settings = settings or Settings()
     with contextlib.ExitStack() as cleanup:
         network = cleanup.enter_context(Network())
+        cleanup.enter_context(site.opened(network, home, without_baton=without_baton))
         key = network.directory / "cluster.key"
         if not without_baton:
             write_key(key)
-        built = []
-        for number in range(1, members + 1):
-            host = network.add_host(f"s{number}", 10 + number)
-            write_sysctls(host.namespace, MEMBER_SYSCTLS)
-            built.append(Member(host, home / host.name, network.directory, key, settings))
+        names = [(f"s{number}", 10 + number) for number in range(1, members + 1)]
+        built = [site.add_member(network, name, number, home, key, settings) for name, number in names]
         client = network.add_host("c1", 2)
         _make_client(client, CLIENT_ADDRESSES)
         watch = ForwardingTableWatch(network, home / "forwarding-table.log")
@@ -122,8 +136,7 @@ def testbed(
         cleanup.callback(captures.stop)
         bed = Testbed(network, home, built, client, captures, watch, key)
         if without_baton:
-            plain = built[0].host.namespace
-            run(["ip", "-n", plain, "address", "add", f"{VIP}/{SUBNET_PREFIX}", "dev", "eth0"])
+            built[0].host.run(["ip", "address", "add", f"{VIP}/{SUBNET_PREFIX}", "dev", "eth0"])
         # First of all in the clean-up: the daemons leave cleanly while their network is still there.
         cleanup.callback(_stop_all, built)
         if start and not without_baton:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from .cluster import Testbed
 from .member import HEARTBEAT_ETHERTYPE, VIP
+from .pace import pace
 from .packets import ACK, FIN, RST, SYN, Frame, Tcp
 from .report import Report
 
@@ -78,6 +79,11 @@ class Life:
     """In the order of time, repeated ones included."""
     owner: str = ""
     owned_since: int = 0
+    last: int | None = None
+    """What acknowledges the client's FIN."""
+    owner_closed: bool = False
+    over: bool = False
+    """Both ends have closed, and the client knows: its socket is gone."""
 
     def answered_by(self) -> set[str]:
         """The members that sent a SYN-ACK."""
@@ -85,7 +91,9 @@ class Life:
 
     def twins(self) -> bool:
         """Whether two members of this one kernel chose the same sequence number: then the connection has two
-        owners, which members with kernels of their own would not have."""
+        owners. It is set aside, but not where members have kernels of their own."""
+        if pace.kernels_apart:
+            return False
         by_sequence: dict[int, set[str]] = {}
         for syn_ack in self.syn_acks:
             by_sequence.setdefault(syn_ack.sequence, set()).add(syn_ack.member)
@@ -124,6 +132,8 @@ class Story:
     lives: dict[ClientEnd, list[Life]] = field(default_factory=dict)
     member_resets: list[Reset] = field(default_factory=list)
     client_resets: list[Reset] = field(default_factory=list)
+    afterthoughts: int = 0
+    """Resets with which a client answered what an emulated processor said late, of connections that were over."""
     strays: list[Stray] = field(default_factory=list)
     """No resets: those are among `member_resets`."""
     meddling: list[tuple[str, ClientEnd, int]] = field(default_factory=list)
@@ -188,6 +198,11 @@ def read_story(frames: Iterable[Frame], vips: Iterable[str] = (VIP,)) -> Story:
 
 def _from_client(story: Story, frame: Frame, segment: Tcp) -> None:
     lives = story.lives.setdefault(segment.source, [])
+    if segment.flags & RST and lives and lives[-1].over and pace.answers > 1:
+        story.afterthoughts += 1
+        return
+    if segment.flags & FIN and lives:
+        lives[-1].last = (segment.sequence + segment.payload + 1) % _SEQUENCE_SPACE
     if segment.flags & RST:
         story.client_resets.append(Reset(frame.time, frame.host, segment.source, segment.sequence))
         return
@@ -207,10 +222,16 @@ def _from_client(story: Story, frame: Frame, segment: Tcp) -> None:
             return
 
 
+def _grace(life: Life, frame: Frame, segment: Tcp) -> float:
+    """For how long after the client's choice a segment of another member may still leave."""
+    first_answer = segment.flags & (SYN | RST) == SYN and frame.host not in life.answered_by()
+    return GRACE * (pace.answers if first_answer else 1)
+
+
 def _from_member(story: Story, frame: Frame, segment: Tcp) -> None:
     lives = story.lives.get(segment.destination, [])
     life = lives[-1] if lives else Life(segment.destination, 0, frame.time)
-    foreign = bool(life.owner) and life.owner != frame.host and frame.time > life.owned_since + GRACE
+    foreign = bool(life.owner) and life.owner != frame.host and frame.time > life.owned_since + _grace(life, frame, segment)
     if segment.flags & RST:
         reset = Reset(frame.time, frame.host, segment.destination, segment.sequence, life.owner, foreign)
         story.member_resets.append(reset)
@@ -218,6 +239,9 @@ def _from_member(story: Story, frame: Frame, segment: Tcp) -> None:
         first = (life.initial_sequence + 1) % _SEQUENCE_SPACE
         if segment.acknowledgement == first:
             life.syn_acks.append(SynAck(frame.host, segment.sequence, frame.time))
+    if life.owner == frame.host:
+        life.owner_closed |= bool(segment.flags & FIN)
+        life.over = life.owner_closed and life.last == segment.acknowledgement
     if not lives or life.owner == frame.host:
         return
     pure = segment.payload == 0 and not segment.flags & (SYN | FIN)
@@ -256,6 +280,8 @@ def judge(
     report.equal("segments from a member that does not own the connection", _name_strays(story), [])
     _judge_resets(report, story, list(absences), resets_allowed=resets_allowed)
     report.number("set aside: connections with two owners by one sequence number", len(story.twins()))
+    if story.afterthoughts:
+        report.number("resets of clients to what was said late on connections that were over", story.afterthoughts)
     return story
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .shell import CommandFailed, Process, TimedOut, inside, run, wait_until
+from .pace import pace
+from .shell import CommandFailed, Process, TimedOut, run, wait_until
 from .topology import SUBNET_PREFIX, Host
 from .web import Service
 
@@ -40,13 +41,11 @@ node:
 vips:
 {vips}
 dataplane:
-  wire: {{interface: eth0}}
-  host: {{tap: vip0}}
+{ports}
   workers: [{worker_core}]
   control_core: 0
   poll: adaptive
   connections: 65536
-  huge_pages: never
 control: {{socket: {socket}}}
 metrics: {{listen: "127.0.0.1:9464"}}
 log: {{level: info, format: text}}
@@ -92,6 +91,9 @@ class Settings:
 class Member:
     """A host on the switch with nginx and baton on it."""
 
+    cores = os.cpu_count() or 1
+    """Of its machine."""
+
     def __init__(self, host: Host, home: Path, sockets: Path, key: Path, settings: Settings) -> None:
         """Writes its configuration and starts its service; baton starts with `start`."""
         self.host = host
@@ -104,7 +106,7 @@ class Member:
         self.runtime = sockets / f"{host.name}.dpdk"
         self.runtime.mkdir(mode=0o700)
         self.write_config(key)
-        self.service = Service(host.name, host.namespace, home / "nginx")
+        self.service = Service(host, home / "nginx")
         self.process: Process | None = None
         self._starts = 0
 
@@ -114,22 +116,31 @@ class Member:
             _CONFIG.format(
                 cluster=self.settings.cluster,
                 key=key,
-                heartbeat=self.settings.heartbeat,
+                heartbeat=self.heartbeat(),
                 missed=self.settings.missed,
                 node=node or self.name,
                 vips="\n".join(vip.written() for vip in self.settings.vips),
-                worker_core=1 if (os.cpu_count() or 1) > 1 else 0,
+                ports=self.ports(),
+                worker_core=1 if self.cores > 1 else 0,
                 socket=self.socket,
             )
         )
 
+    def heartbeat(self) -> str:
+        """Their interval."""
+        number, unit = re.fullmatch(r"([0-9]+)([a-z]+)", self.settings.heartbeat).groups()  # type: ignore[union-attr]
+        return f"{round(int(number) * pace.heartbeats)}{unit}"
+
+    def ports(self) -> str:
+        """The configuration's lines about the ports and their memory."""
+        return "  wire: {interface: eth0}\n  host: {tap: vip0}\n  huge_pages: never"
+
     def start(self) -> None:
         """Starts baton; it is of use once `ready`."""
         self._starts += 1
-        self.process = Process(
+        self.process = self.host.start(
             [str(baton_binary()), "run", "--config", str(self.config)],
             log=self.home / f"baton-{self._starts}.log",
-            namespace=self.host.namespace,
             # DPDK keeps its run-time files by node name: runs side by side use the same names.
             environment={"RUNTIME_DIRECTORY": str(self.runtime)},
         )
@@ -190,10 +201,8 @@ class Member:
 
     def metrics(self) -> str:
         """The Prometheus text of /metrics."""
-        with inside(self.host.namespace):
-            connection = socket.create_connection(("127.0.0.1", 9464), timeout=5)
         client = http.client.HTTPConnection("127.0.0.1", 9464)
-        client.sock = connection
+        client.sock = self.host.connect(9464, timeout=5)
         try:
             client.request("GET", "/metrics")
             return client.getresponse().read().decode()
@@ -204,7 +213,7 @@ class Member:
         """The processor time baton has used so far."""
         if self.process is None:
             return 0.0
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = self.host.run(["cat", f"/proc/{self.process.pid}/stat"]).rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

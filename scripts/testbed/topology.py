@@ -16,10 +16,12 @@ import os
 import re
 import shutil
 import signal
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .shell import CommandFailed, Process, run
+from .shell import CommandFailed, Process, inside, run
 
 RUNS = Path("/run/baton-testbed")
 SUBNET_PREFIX = 24
@@ -50,6 +52,12 @@ def _remove_namespace(name: str) -> None:
                 os.kill(int(pid), signal.SIGKILL)
     with contextlib.suppress(CommandFailed):
         run(["ip", "netns", "delete", name])
+
+
+def leave_note(run_id: str) -> None:
+    """Says whose a run is: when this process has ended, its namespaces are swept."""
+    (RUNS / run_id).mkdir(parents=True, mode=0o700)
+    (RUNS / run_id / "owner").write_text(f"{os.getpid()} {_start_time(os.getpid())}\n")
 
 
 def sweep() -> list[str]:
@@ -85,6 +93,30 @@ class Host:
     port: str
     """Its port's name on the bridge."""
 
+    def start(self, arguments: Sequence[str], *, log: Path, environment: dict[str, str] | None = None) -> Process:
+        """Starts a program on it."""
+        return Process(arguments, log=log, namespace=self.namespace, environment=environment)
+
+    def run(self, arguments: Sequence[str], *, timeout: float = 30.0) -> str:
+        """Runs a command on it, to its end."""
+        return run(["ip", "netns", "exec", self.namespace, *arguments], timeout=timeout)
+
+    def connect(self, port: int, *, timeout: float) -> socket.socket:
+        """A connection to one of its own ports, as from one of its own programs."""
+        with inside(self.namespace):
+            connection = socket.socket()
+        connection.settimeout(timeout)
+        try:
+            connection.connect(("127.0.0.1", port))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def sysctl(self, values: dict[str, str]) -> None:
+        """Sets sysctls; those that its kernel lacks are left out."""
+        write_sysctls(self.namespace, values)
+
 
 @dataclass
 class Network:
@@ -105,8 +137,7 @@ class Network:
 
     def __enter__(self) -> Network:
         sweep()
-        self.directory.mkdir(parents=True, mode=0o700)
-        (self.directory / "owner").write_text(f"{os.getpid()} {_start_time(os.getpid())}\n")
+        leave_note(self.run_id)
         try:
             self._add_namespace(self.switch)
             # Where something has loaded br_netfilter (Docker does), a bridge takes each frame through the IP firewall.

@@ -7,10 +7,10 @@ PUT /upload/NAME      stored by nginx under Service.uploads
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
-from .shell import Process, inside, wait_until
+from .shell import wait_until
+from .topology import Host
 
 _CONFIG = """
 user root;
@@ -42,23 +42,22 @@ http {{
 
 
 class Service:
-    """nginx in a member's namespace."""
+    """nginx on a host."""
 
-    def __init__(self, name: str, namespace: str, home: Path) -> None:
-        self.name = name
-        self.namespace = namespace
+    def __init__(self, host: Host, home: Path) -> None:
+        self.name = host.name
+        self.host = host
         self.home = home
         self.uploads = home / "uploads"
         self.uploads.mkdir(parents=True)
-        (home / "nginx.conf").write_text(_CONFIG.format(home=home, name=name))
+        (home / "nginx.conf").write_text(_CONFIG.format(home=home, name=self.name))
         self.start()
 
     def start(self) -> None:
         """Starts nginx, at first and after `stop`."""
-        self.process = Process(
+        self.process = self.host.start(
             ["nginx", "-p", str(self.home), "-e", "stderr", "-c", str(self.home / "nginx.conf")],
             log=self.home / "nginx.log",
-            namespace=self.namespace,
         )
         wait_until(self._accepts, f"nginx of {self.name} to listen", timeout=10)
 
@@ -73,8 +72,8 @@ class Service:
     def _accepts(self) -> bool:
         if not self.process.alive():
             raise RuntimeError(f"nginx of {self.name} ended: {self.process.log_text().strip()}")
-        with inside(self.namespace):
-            probe = socket.socket()
-        with probe:
-            probe.settimeout(1)
-            return probe.connect_ex(("127.0.0.1", 80)) == 0
+        try:
+            self.host.connect(80, timeout=1).close()
+        except OSError:
+            return False
+        return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 
@@ -67,7 +66,7 @@ def daemon_dead(context: Context) -> None:
         for name, number, back in (("dead", signal.SIGKILL, None), ("hanging", signal.SIGSTOP, signal.SIGCONT)):
             for member in bed.members:
                 if member.process is not None:
-                    os.kill(member.process.pid, number)
+                    member.signal(number)
             begun = time.time_ns() + _GRACE
             time.sleep(0.1)
             _knock(bed, context, name, vmac)
@@ -77,7 +76,7 @@ def daemon_dead(context: Context) -> None:
                     member.kill()
                     member.start()
                 elif member.process is not None:
-                    os.kill(member.process.pid, back)
+                    member.signal(back)
             wait_ready(bed.members)
             client = Client(bed.client.namespace, CLIENT_ADDRESSES, context.home / "after.log", opens=100)
             report.equal(f"requests that failed after {name} members came back", client.wait(timeout=30).errors(), {})

@@ -13,7 +13,7 @@ from ..judge import judge
 from ..member import VIP, Settings
 from ..shell import run, wait_until
 from ..tools import Flood, Flooder, add_distant_host, round_trip_ms
-from ..topology import Host, write_sysctls
+from ..topology import Host
 from . import Check, Context
 
 # The flood itself stays out of the captures: they are to be complete in what they judge.
@@ -68,7 +68,7 @@ def _under_flood(context: Context, bed: Testbed, name: str, destination: str) ->
     home = context.home / name
     # Cookies are what a kernel answers a flood with; one member answers here, so their shared secret does no harm.
     for member in bed.members:
-        write_sysctls(member.host.namespace, {"net.ipv4.tcp_syncookies": "1"})
+        member.host.sysctl({"net.ipv4.tcp_syncookies": "1"})
     outsider = bed.network.add_host("x1", 1)
     distant, _ = add_distant_host(bed.network, "c2", 3, each_way="50ms", log=home / "cable.log")
     bed.captures.add("x1")
@@ -100,7 +100,7 @@ def syn_flood(context: Context) -> None:
     report = context.report
     with testbed(context.home / "plain", without_baton=True, capture_filter=_WITHOUT_FLOOD) as bed:
         for member in bed.members:
-            run(["ip", "-n", member.host.namespace, "route", "add", "default", "via", "10.0.0.1"])
+            member.host.run(["ip", "route", "add", "default", "via", "10.0.0.1"])
         plain = _under_flood(context, bed, "plain", bed.members[0].host.mac)
     # The flood takes both cores from members, clients and itself alike. Detection under load is the soak's subject;
     # here a false failover would only bring in a second member with the same cookies (see docs/testbed.md).

@@ -43,6 +43,9 @@ def handover_50_long(context: Context) -> None:
     report.equal("long connections", len(kept.connections), _LONG)
     broken = [c for c in new.failed() if c.tuple not in twins]
     report.equal("new connections that failed", [(c.tuple, c.error) for c in broken], [])
+    # No more than a failure where clients have less patience than that takes.
+    repeated = [life.client for life in story.all_lives() if life.syns > 1 and life.client not in twins]
+    report.equal("connections whose SYN was sent again", repeated, [])
     misplaced = 0
     for connection in new.connections:
         # While `activate` runs both may accept; from its return on the successor alone.

@@ -263,10 +263,9 @@ def _begun(copy: Path) -> bool:
 
 
 def _start_sink(member: Member, wait: float) -> Process:
-    sink = Process(
+    sink = member.host.start(
         [sys.executable, "-m", "testbed.clients.sink", "--port", str(_SINK_PORT), "--wait", str(wait)],
         log=member.home / "sink.log",
-        namespace=member.host.namespace,
         environment={"PYTHONPATH": str(REPOSITORY / "scripts")},
     )
     wait_until(lambda: "ready" in sink.log_text(), "the slow service", timeout=5)

@@ -69,7 +69,7 @@ def _deaf(bed: Testbed, port: int) -> Iterator[None]:
 
 def _socket_state(member: Member, source: str, port: int) -> str:
     """The state of the member's socket for this client, as `ss` names it."""
-    text = run(["ip", "netns", "exec", member.host.namespace, "ss", "-Htan", f"dst = {source}:{port}"])
+    text = member.host.run(["ss", "-Htan", f"dst = {source}:{port}"])
     return text.split()[0] if text.strip() else "none"
 
 

@@ -93,7 +93,7 @@ def flood_tool(context: Context) -> None:
     with testbed(context.home, without_baton=True, capture_filter=f"tcp and src host {VIP}") as bed:
         outsider = bed.network.add_host("x1", 1)
         for member in bed.members:
-            run(["ip", "-n", member.host.namespace, "route", "add", "default", "via", outsider.address])
+            member.host.run(["ip", "route", "add", "default", "via", outsider.address])
         slow = Flooder(outsider, bed.members[0].host.mac, context.home / "slow.log", seconds=2, rate=1000).wait()
         bed.captures.stop()
         answered = sum(1 for frame in bed.captures.frames() if (tcp := frame.tcp()) and tcp.flags == SYN | ACK)

@@ -19,18 +19,21 @@ _SIDES = (("s1", "s2"), ("s3", "s4"))
 _PER_OWNER = 20
 
 
-def split_brain(context: Context) -> None:
-    """1,000 connections of ten requests to two active members."""
+def split_brain(context: Context, sysctls: dict[str, str] | None = None) -> None:
+    """1,000 connections of ten requests to two active members. Members' kernels may be told something before."""
     report = context.report
+    connections = int(context.number("connections", _CONNECTIONS))
     with testbed(context.home) as bed:
         vmac, first = bed.vmac(), bed.active()
+        for member in bed.members:
+            member.host.sysctl(sysctls or {})
         bed.network.block_ethertype(HEARTBEAT_ETHERTYPE, [first.name])
         wait_until(lambda: len(bed.actives()) == 2, "two active members", timeout=5)
         client = Client(
             bed.client.namespace,
             CLIENT_ADDRESSES,
             context.home / "client.log",
-            opens=_CONNECTIONS,
+            opens=connections,
             every_us=4000,
             requests=_REQUESTS,
             gap_ms=5,
@@ -47,7 +50,7 @@ def split_brain(context: Context) -> None:
     report.equal("requests of whole connections", sum(c.answers for c in whole), len(whole) * _REQUESTS)
     resets = [reset for reset in story.client_resets if reset.client not in twins]
     report.equal("resets sent by the client", len(resets), 0)
-    report.at_most("set aside: two members chose one sequence number", len(twins), _CONNECTIONS // 100)
+    report.at_most("set aside: two members chose one sequence number", len(twins), connections // 100)
     raced = sum(1 for life in story.all_lives() if len(life.answered_by()) > 1)
     report.at_least("connections that two members answered", raced, 1)
     report.equal("members that won connections", len(results.served()), 2)

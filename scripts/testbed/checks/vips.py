@@ -10,6 +10,7 @@ from ..clients.control import Client, Results
 from ..cluster import CLIENT_ADDRESSES, Testbed, testbed
 from ..judge import Absence, judge
 from ..member import Member, Settings, VipSettings, wait_ready
+from ..pace import pace
 from ..report import Report
 from ..shell import wait_until
 from . import Check, Context
@@ -50,7 +51,7 @@ def _judge_others(report: Report, what: str, results: dict[str, Results], homes:
     report.equal(f"{what}: failed at other VIPs", errors, dict.fromkeys(homes, {}))
     served = {vip: list(results[vip].served()) for vip in homes}
     report.equal(f"{what}: who served the other VIPs", served, {vip: [home] for vip, home in homes.items()})
-    report.at_least(f"{what}: connections to each other VIP", min(len(results[vip].connections) for vip in homes), 100)
+    report.at_least(f"{what}: connections to each other VIP", min(len(results[vip].connections) for vip in homes), 100 / pace.load)
 
 
 def _spread(context: Context, bed: Testbed) -> dict[str, str]:

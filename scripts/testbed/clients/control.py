@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..member import VIP
+from ..pace import pace
 from ..shell import Process, TimedOut, wait_until
 
+# Shorter than the second after which a kernel sends its SYN again.
+_PATIENCE_MS = 900
 _PACKAGE_HOME = Path(__file__).resolve().parents[2]
 
 
@@ -80,6 +83,10 @@ class Client:
         """Starts it and returns when it runs. Options are engine.py's, with underscores."""
         arguments = [sys.executable, "-m", "testbed.clients.engine", "--sources", ",".join(sources)]
         options.setdefault("address", VIP)
+        options.setdefault("timeout_ms", _PATIENCE_MS)
+        for name, factor in (("every_us", pace.load), ("gap_ms", pace.load), ("timeout_ms", pace.patience)):
+            if name in options:
+                options[name] = round(int(options[name]) * factor)
         for name, value in options.items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
         self._process = Process(
