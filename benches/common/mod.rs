@@ -109,7 +109,7 @@ pub fn batches<T: Copy>(
     mut next: impl FnMut() -> T,
     mut work: impl FnMut(&[T; BATCH]),
 ) {
-    let mut made = vec![[next(); BATCH]; 64];
+    let mut made = [[next(); BATCH]; 64];
     bencher.iter_custom(|iterations| {
         let (mut spent, mut left) = (Duration::ZERO, iterations as usize);
         while left > 0 {
