@@ -147,6 +147,10 @@ class Story:
     heartbeats: dict[str, list[int]] = field(default_factory=dict)
     """Times of each host's heartbeats."""
     frames: int = 0
+    last_spoke: dict[str, int] = field(default_factory=dict)
+    """When each host sent its last frame so far."""
+    stood_still: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """The last stretch in which a host sent nothing at all for longer than an answer may take, heartbeats included."""
 
     def all_lives(self) -> list[Life]:
         """Every life of every tuple."""
@@ -177,6 +181,10 @@ def read_story(frames: Iterable[Frame], vips: Iterable[str] = (VIP,)) -> Story:
     for frame in frames:
         story.frames += 1
         story.sources[frame.host, frame.source] += 1
+        spoke = story.last_spoke.get(frame.host, frame.time)
+        if frame.time - spoke > GRACE * pace.answers:
+            story.stood_still[frame.host] = (spoke, frame.time)
+        story.last_spoke[frame.host] = frame.time
         if frame.ethertype == HEARTBEAT_ETHERTYPE:
             story.heartbeats.setdefault(frame.host, []).append(frame.time)
             continue
@@ -222,16 +230,21 @@ def _from_client(story: Story, frame: Frame, segment: Tcp) -> None:
             return
 
 
-def _grace(life: Life, frame: Frame, segment: Tcp) -> float:
-    """For how long after the client's choice a segment of another member may still leave."""
+def _deadline(story: Story, life: Life, frame: Frame, segment: Tcp) -> float:
+    """Until when a segment of another member than the owner may still leave. An emulated processor gets more time for a
+    first answer, counted from when it moved again if it stood still while the client chose."""
     first_answer = segment.flags & (SYN | RST) == SYN and frame.host not in life.answered_by()
-    return GRACE * (pace.answers if first_answer else 1)
+    if not first_answer or pace.answers <= 1:
+        return life.owned_since + GRACE
+    still_from, still_until = story.stood_still.get(frame.host, (0, 0))
+    still = still_from <= life.owned_since + GRACE and life.owned_since < still_until
+    return (still_until if still else life.owned_since) + GRACE * pace.answers
 
 
 def _from_member(story: Story, frame: Frame, segment: Tcp) -> None:
     lives = story.lives.get(segment.destination, [])
     life = lives[-1] if lives else Life(segment.destination, 0, frame.time)
-    foreign = bool(life.owner) and life.owner != frame.host and frame.time > life.owned_since + _grace(life, frame, segment)
+    foreign = bool(life.owner) and life.owner != frame.host and frame.time > _deadline(story, life, frame, segment)
     if segment.flags & RST:
         reset = Reset(frame.time, frame.host, segment.destination, segment.sequence, life.owner, foreign)
         story.member_resets.append(reset)

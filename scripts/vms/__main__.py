@@ -103,7 +103,7 @@ def main() -> int:
         return 1
     pace.kernels_apart = True
     if kind.accelerator == "tcg":
-        pace.load, pace.patience, pace.heartbeats, pace.answers = 10, 4, 10, 10
+        pace.load, pace.patience, pace.heartbeats, pace.answers = 10, 4, 20, 10
     reports = _rehearse(options, kind, checks)
     print(f"\nrehearsal with {kind.nic} by {kind.driver}, {kind.accelerator}, {time.monotonic() - begun:.0f} s:")
     for report in reports:
