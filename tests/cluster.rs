@@ -280,6 +280,7 @@ fn flooded(plain: bool, rate: u32) -> (usize, usize) {
     cluster.connect(1, Plan::default());
     cluster.run_for(1000 * MS);
     let between = Duration::from_secs(1) / rate;
+    let mut fullest = 0;
     for number in 0..rate {
         let spoofed = TcpFrame {
             to: if plain { Options::member_mac(0) } else { Options::virtual_mac(0) },
@@ -295,6 +296,8 @@ fn flooded(plain: bool, rate: u32) -> (usize, usize) {
             cluster.connect(1, Plan::default());
         }
         cluster.run_for(between);
+        let listeners = cluster.members.iter().filter_map(|machine| machine.kernel.listener(PORT));
+        fullest = listeners.map(|listener| listener.requests()).fold(fullest, usize::max);
     }
     cluster.run_for(2000 * MS);
     no_violation(&cluster);
@@ -303,7 +306,9 @@ fn flooded(plain: bool, rate: u32) -> (usize, usize) {
     if !plain {
         let active = cluster.actives()[0];
         assert!(dropped(&cluster, active, DropReason::TableFull) == 0);
-        assert!(cluster.members[active].kernel.listener(PORT).unwrap().requests() == cluster.options.backlog);
+        // Cookies were needed; and half-open sockets whose records the flood has pushed out do not stay.
+        assert_eq!(fullest, cluster.options.backlog);
+        assert!(cluster.members[active].kernel.listener(PORT).unwrap().requests() < fullest);
     }
     let far = cluster.clients[1].stories.values();
     (far.clone().filter(|story| story.succeeded()).count(), far.filter(|story| story.syn_retransmits > 0).count())
