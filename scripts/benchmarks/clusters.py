@@ -59,19 +59,29 @@ class Cluster(ABC):
 
     @abstractmethod
     def active(self) -> str:
-        """The name of the server that accepts new connections; waits until it is exactly one."""
+        """The server that the next event is about: it accepts new connections. Waits until all is as it should be."""
+
+    def clients(self, name: str) -> list[str]:
+        """The client's addresses from which new connections go to this server while it is active."""
+        return CLIENT_ADDRESSES
 
     @abstractmethod
     def kill(self, name: str) -> None:
         """SIGKILL of the daemon; returns before it is gone. Cutting the link is the caller's."""
+
+    def clear(self, name: str) -> None:
+        """Removes what a killed daemon left behind in its kernel that would disturb once the link is whole again."""
 
     @abstractmethod
     def revive(self, name: str) -> None:
         """Starts the daemon anew on a server whose link is whole again; returns when all is as before."""
 
     @abstractmethod
-    def hand_over(self) -> None:
-        """The role moves to another server, as planned."""
+    def hand_over(self, name: str) -> None:
+        """The role moves from this server to another, as planned."""
+
+    def hand_back(self, name: str) -> None:
+        """Ends what a handover has left to do, so that the next one can be."""
 
     @abstractmethod
     def part(self, name: str) -> None:
@@ -123,9 +133,12 @@ class BatonCluster(Cluster):
         member.start()
         wait_ready(list(self._members.values()))
 
-    def hand_over(self) -> None:
+    def hand_over(self, name: str) -> None:
+        # The next that is not active, in a ring.
         names = list(self._members)
-        successor = names[(names.index(self.active()) + 1) % len(names)]
+        place = names.index(name)
+        ring = [*names[place + 1 :], *names[:place]]
+        successor = next(each for each in ring if self._members[each].vip()["role"] != "active")
         self._members[successor].activate()
 
     def part(self, name: str) -> None:
@@ -137,8 +150,8 @@ class BatonCluster(Cluster):
             member.service.stop()
 
 
-class AddressCluster(Cluster):
-    """A cluster in which one server has the virtual IP as an address of its own: VRRP, CARP."""
+class DaemonCluster(Cluster):
+    """nginx and a daemon on each server, which says to the others that it lives: VRRP, CARP."""
 
     protocol = "112"
     """Both speak IP protocol 112."""
@@ -151,18 +164,18 @@ class AddressCluster(Cluster):
     def _begin(self) -> None:
         for host in self.bed.servers:
             self._daemons[host.name] = self._start(host)
-        self.active()
+        self._settle()
 
     @abstractmethod
     def _start(self, host: Host) -> Process: ...
 
-    def _holders(self) -> list[str]:
-        return [host.name for host in self.bed.servers if VIP in run(_list_addresses(host))]
+    @abstractmethod
+    def _settle(self) -> None:
+        """Returns when the servers' roles are as they should be."""
 
-    def active(self) -> str:
-        patience = self.patience + 20
-        wait_until(lambda: len(self._holders()) == 1, "one holder of the address", timeout=patience, every=0.05)
-        return self._holders()[0]
+    def host(self, name: str) -> Host:
+        """A server by its name."""
+        return next(host for host in self.bed.servers if host.name == name)
 
     def kill(self, name: str) -> None:
         # Stopped first: a child that outlives its parent, be it for a moment, takes its leave as if it were planned
@@ -174,22 +187,17 @@ class AddressCluster(Cluster):
                     os.kill(pid, number)
 
     def revive(self, name: str) -> None:
-        host = next(host for host in self.bed.servers if host.name == name)
         self._daemons[name].kill()
-        self._daemons[name] = self._start(host)
-        # It has to hear the holder before it is of use, and must not take the address.
+        self._daemons[name] = self._start(self.host(name))
+        # It has to hear the others before it is of use.
         time.sleep(self.patience / 2)
-        self.active()
+        self._settle()
         dead = [name for name, daemon in self._daemons.items() if not daemon.alive()]
         if dead:
             raise RuntimeError(f"no daemon on {', '.join(dead)}: {self._daemons[dead[0]].log_text()[-400:]}")
 
-    def drop_address(self, name: str) -> None:
-        """Whoever was killed left the address behind."""
-        host = next(host for host in self.bed.servers if host.name == name)
-        with contextlib.suppress(Exception):
-            prefix = next(word for word in run(_list_addresses(host)).split() if word.startswith(f"{VIP}/"))
-            run(["ip", "-n", host.namespace, "address", "delete", prefix, "dev", "eth0"])
+    def hand_back(self, name: str) -> None:
+        self.revive(name)
 
     def part(self, name: str) -> None:
         self.bed.network.block(f"ether type ip ip protocol {self.protocol}", [name])
@@ -199,6 +207,27 @@ class AddressCluster(Cluster):
             daemon.stop()
         for service in self._services:
             service.stop()
+
+
+class AddressCluster(DaemonCluster):
+    """A cluster in which one server has the virtual IP as an address of its own."""
+
+    def _holders(self) -> list[str]:
+        return [host.name for host in self.bed.servers if VIP in run(_list_addresses(host))]
+
+    def _settle(self) -> None:
+        patience = self.patience + 20
+        wait_until(lambda: len(self._holders()) == 1, "one holder of the address", timeout=patience, every=0.05)
+
+    def active(self) -> str:
+        self._settle()
+        return self._holders()[0]
+
+    def clear(self, name: str) -> None:
+        host = self.host(name)
+        with contextlib.suppress(Exception):
+            prefix = next(word for word in run(_list_addresses(host)).split() if word.startswith(f"{VIP}/"))
+            run(["ip", "-n", host.namespace, "address", "delete", prefix, "dev", "eth0"])
 
 
 def _list_addresses(host: Host) -> list[str]:
@@ -244,27 +273,31 @@ class Keepalived(AddressCluster):
         self._begin()
 
     def _start(self, host: Host) -> Process:
-        home = self.bed.home / host.name
-        config = home / "keepalived.conf"
         priority = 100 + self.bed.servers.index(host)
-        config.write_text(
-            _KEEPALIVED.format(name=host.name, priority=priority, advert=self._advert, vip=VIP, prefix=SUBNET_PREFIX)
+        config = _KEEPALIVED.format(
+            name=host.name, priority=priority, advert=self._advert, vip=VIP, prefix=SUBNET_PREFIX
         )
-        files = {kind: home / f"{kind}.pid" for kind in ("pid", "vrrp_pid")}
-        for file in files.values():
-            # It would not start while it takes the killed one for running, which it does until that is reaped.
-            file.unlink(missing_ok=True)
-        pids = [argument for kind, file in files.items() for argument in (f"--{kind}", str(file))]
-        return Process(
-            ["keepalived", "--vrrp", "--dont-fork", "--log-console", "--use-file", str(config), *pids],
-            log=home / "keepalived.log",
-            namespace=host.namespace,
-        )
+        return start_keepalived(host, self.bed.home / host.name, config)
 
-    def hand_over(self) -> None:
+    def hand_over(self, name: str) -> None:
         # It has no command for it: to stop the holder is the documented way (it says so with priority 0).
-        name = self.active()
         self._daemons[name].popen.send_signal(signal.SIGTERM)
+
+
+def start_keepalived(host: Host, home: Path, config: str) -> Process:
+    """Starts it on a server, with this configuration."""
+    file = home / "keepalived.conf"
+    file.write_text(config)
+    files = {kind: home / f"{kind}.pid" for kind in ("pid", "vrrp_pid")}
+    for pid_file in files.values():
+        # It would not start while it takes the killed one for running, which it does until that is reaped.
+        pid_file.unlink(missing_ok=True)
+    pids = [argument for kind, pid_file in files.items() for argument in (f"--{kind}", str(pid_file))]
+    return Process(
+        ["keepalived", "--vrrp", "--dont-fork", "--log-console", "--use-file", str(file), *pids],
+        log=home / "keepalived.log",
+        namespace=host.namespace,
+    )
 
 
 class Ucarp(AddressCluster):
@@ -294,17 +327,6 @@ class Ucarp(AddressCluster):
             namespace=host.namespace,
         )
 
-    def hand_over(self) -> None:
+    def hand_over(self, name: str) -> None:
         # ucarp(8): on SIGUSR2 it demotes itself.
-        os.kill(self._daemons[self.active()].pid, signal.SIGUSR2)
-
-
-@contextlib.contextmanager
-def cluster(bed: Bed, system: System) -> Iterator[Cluster]:
-    """Starts a cluster of a file and stops it again."""
-    kinds = {"baton": BatonCluster, "keepalived": Keepalived, "ucarp": Ucarp}
-    running: Cluster = kinds[system.kind](bed, system)
-    try:
-        yield running
-    finally:
-        running.stop()
+        os.kill(self._daemons[name].pid, signal.SIGUSR2)

@@ -5,16 +5,18 @@ Every system is measured by the same client, which attempts a connection every 2
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from testbed.clients.control import Client, Results, long_connections
-from testbed.cluster import CLIENT_ADDRESSES
 
-from .clusters import AddressCluster, Bed, Cluster, bed, cluster
+from .clusters import BatonCluster, Bed, Cluster, Keepalived, Ucarp, bed
 from .plan import Plan, System
+from .xt_cluster import XtCluster
 
 _EVERY_US = 2000
 _BEFORE = 0.7
@@ -54,14 +56,27 @@ def measure(plan: Plan, home: Path) -> list[dict[str, object]]:
     return [asdict(sample) for sample in samples]
 
 
+@contextlib.contextmanager
+def cluster(place: Bed, system: System) -> Iterator[Cluster]:
+    """Starts a cluster of a file and stops it again."""
+    kinds = {"baton": BatonCluster, "keepalived": Keepalived, "ucarp": Ucarp, "xt_cluster": XtCluster}
+    running: Cluster = kinds[system.kind](place, system)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
 def _once(place: Bed, plan: Plan, system: System, running: Cluster, number: int, label: str) -> Sample:
     victim = running.active()
     where, log = place.client.namespace, place.home / f"client-{label}.log"
+    # Of those that the victim serves, be they all clients or its share of them.
+    sources = running.clients(victim)
     long = None
     if plan.event != "kill":
-        long = long_connections(where, CLIENT_ADDRESSES[:1], log, _LONG, gap_ms=20, timeout_ms=3000)
+        long = long_connections(where, sources[:1], log, _LONG, gap_ms=20, timeout_ms=3000)
     # Shorter than the second after which the kernel sends a SYN again: no attempt lives on a retransmission.
-    probe = Client(where, CLIENT_ADDRESSES[1:], log, every_us=_EVERY_US, requests=1, timeout_ms=900)
+    probe = Client(where, sources[1:], log, every_us=_EVERY_US, requests=1, timeout_ms=900)
     time.sleep(_BEFORE)
     happened = time.monotonic_ns()
     _happen(place, plan.event, running, victim)
@@ -82,17 +97,16 @@ def _happen(place: Bed, event: str, running: Cluster, victim: str) -> None:
     elif event == "split":
         running.part(victim)
     else:
-        running.hand_over()
+        running.hand_over(victim)
 
 
 def _undo(place: Bed, event: str, running: Cluster, victim: str) -> None:
     if event == "kill":
-        if isinstance(running, AddressCluster):
-            running.drop_address(victim)
+        running.clear(victim)
         place.network.mend(victim)
         running.revive(victim)
-    elif event == "handover" and isinstance(running, AddressCluster):
-        running.revive(victim)
+    elif event == "handover":
+        running.hand_back(victim)
 
 
 def _sample(results: Results, happened: int, about: tuple[str, int, str, str], broken: int | None) -> Sample:

@@ -48,6 +48,7 @@ def describe() -> dict[str, object]:
         "baton": _said(str(baton_binary()), "--version"),
         "commit": _said("git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"),
         "keepalived": _first(r"Keepalived v(\S+)", _said("keepalived", "--version")),
+        "iptables": _said("iptables", "--version"),
         "ucarp": _first(r"^ucarp (\S+)", _said("dpkg-query", "-W", "-f", "ucarp ${Version}\n", "ucarp")),
     }
 

@@ -13,7 +13,7 @@ WIRES = ["pcap", "null", "veth", "virtio-user"]
 HOSTS = ["none", "ring", "veth"]
 KINDS = ["established", "foreign", "syn", "arp"]
 EVENTS = ["kill", "handover", "split"]
-PEERS = ["baton", "keepalived", "ucarp"]
+PEERS = ["baton", "keepalived", "ucarp", "xt_cluster"]
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _cluster(name: str, entry: Value) -> System:
         read["heartbeat"] = settings["heartbeat"].seconds(0.001, 10) if "heartbeat" in settings else 0.01
         read["actives"] = settings["actives"].integer(1, 3) if "actives" in settings else 1
         read["hedge"] = settings["hedge"].seconds(0, 1) if "hedge" in settings else 0.005
-    elif kind == "keepalived":
+    elif kind in ("keepalived", "xt_cluster"):
         settings = value.entries(["advert"])
         read["advert"] = settings["advert"].seconds(0.01, 255) if "advert" in settings else 1.0
     else:

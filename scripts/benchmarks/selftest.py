@@ -64,6 +64,14 @@ class Files(unittest.TestCase):
             self.assertIn(what, message)
             self.assertIn(expected, message.rpartition("expected ")[2])
 
+    def test_a_cluster_has_settings_of_its_own(self) -> None:
+        text = "measure: failover\nsystems:\n  shares: {xt_cluster: {advert: 10ms}}\n"
+        self.assertEqual(_plan(text).systems[0].settings, {"advert": 0.01})
+        for wrong in ("advert: 5ms", "heartbeat: 10ms", "advert: 10ms, dead_ratio: 1"):
+            with self.subTest(wrong), self.assertRaises(Fault) as told:
+                _plan(text.replace("advert: 10ms", wrong))
+            self.assertIn("bench.yaml:3: ", str(told.exception))
+
     def test_the_kernel_has_no_replayed_capture(self) -> None:
         with self.assertRaises(Fault):
             _plan(_RIGHT.replace("{testpmd: 5tswap}", "{kernel: bridge}"))
