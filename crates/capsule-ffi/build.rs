@@ -72,7 +72,7 @@ fn bind(flags: &[String]) -> Result<(), Box<dyn Error>> {
         // Written by hand in lib.rs, which says why.
         .blocklist_type("rte_mbuf")
         .blocklist_item("rte_eth_rx_mq_mode")
-        .blocklist_function("rte_eal_init|rte_thread_set_affinity")
+        .blocklist_function("rte_eal_init|rte_thread_set_affinity|rte_eth_dev_configure")
         .default_enum_style(bindgen::EnumVariation::ModuleConsts)
         .derive_copy(true)
         .derive_default(true)

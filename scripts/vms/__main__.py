@@ -20,7 +20,7 @@ from testbed.report import Report, Skipped, run_check
 
 from .checks import CHECKS
 from .image import image
-from .machine import DRIVERS, NICS, Kind, accelerator
+from .machine import DRIVERS, HOST_PORTS, NICS, Kind, accelerator
 from .site import Machines
 
 # What runs where nothing is named, with the settings that make it short.
@@ -63,6 +63,7 @@ def _rehearse(options: argparse.Namespace, kind: Kind, checks: dict[str, Check])
     begun, reports = time.monotonic(), []
     with Machines(kind, image(), out / "machines", out) as machines:
         cluster.site = machines
+        machines.host_port = options.host_port
         machines.boot(3)
         took = time.monotonic() - begun
         print(f"three machines with {kind.nic} by {kind.accelerator}, up after {took:.1f} s", flush=True)
@@ -83,6 +84,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="CHECK", help=f"one of the testbed's, or {own}")
     parser.add_argument("--nic", choices=NICS, default=NICS[0])
     parser.add_argument("--driver", choices=DRIVERS, default=DRIVERS[0], help="who gives the card to baton")
+    parser.add_argument("--host-port", choices=HOST_PORTS, default=HOST_PORTS[0], help="what leads to the guest's kernel")
     parser.add_argument("--accelerator", choices=["kvm", "tcg"], help="instead of what the machine can")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the checks")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "target" / "vm", help="results, logs, captures")
@@ -105,7 +107,8 @@ def main() -> int:
     if kind.accelerator == "tcg":
         pace.load, pace.patience, pace.heartbeats, pace.answers = 10, 4, 20, 10
     reports = _rehearse(options, kind, checks)
-    print(f"\nrehearsal with {kind.nic} by {kind.driver}, {kind.accelerator}, {time.monotonic() - begun:.0f} s:")
+    with_port = f"{kind.nic} by {kind.driver}, host port {options.host_port}, {kind.accelerator}"
+    print(f"\nrehearsal with {with_port}, {time.monotonic() - begun:.0f} s:")
     for report in reports:
         print(f"  {report.outcome:8}{report.check}")
     return 0 if all(report.passed for report in reports) else 1

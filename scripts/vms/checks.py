@@ -17,6 +17,7 @@ from testbed.member import VIP, Settings, VipSettings
 from testbed.shell import CommandFailed, inside, run, wait_until
 from testbed.topology import Host
 
+from . import host_ports
 from .site import PCI_ADDRESS, SETUP, VmHost
 
 _COOKIES_ALWAYS = {"net.ipv4.tcp_syncookies": "2"}
@@ -176,5 +177,6 @@ CHECKS = [
         partial(_two_actives, sysctls=_COOKIES_ALWAYS),
         {},
     ),
+    *host_ports.CHECKS,
     Check("machine-dies", "the active's machine loses its power: nobody else's connection notices", machine_dies, {}),
 ]

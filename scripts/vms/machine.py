@@ -25,6 +25,7 @@ _AGENT_PORT = 7
 _MANAGEMENT = "192.168.77"
 NICS = ("virtio-net-pci", "e1000e")
 DRIVERS = ("vfio-pci", "uio_pci_generic")
+HOST_PORTS = ("tap", "vhost-net")
 # No program of ours needs more, and vector units are the slowest part of an emulated processor.
 _EMULATED_PROCESSOR = "Nehalem,+rdtscp,+invtsc,+pcid,+rdrand,+x2apic"
 

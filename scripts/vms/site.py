@@ -22,11 +22,15 @@ from testbed.shell import CommandFailed, Process, run
 from testbed.topology import RUNS, SUBNET_PREFIX, Host, Network, leave_note, sweep
 
 from .image import Image
-from .machine import Kind, VirtualMachine, read_answer
+from .machine import HOST_PORTS, Kind, VirtualMachine, read_answer
 
 PCI_ADDRESS = "0000:00:04.0"
 SETUP = REPOSITORY / "scripts" / "setup"
 _HUGE_PAGES = 96
+_HOST_PORTS = {
+    "tap": "tap: vip0",
+    "vhost-net": 'vdev: "net_virtio_user0,path=/dev/vhost-net,iface=vip0,queues=1,queue_size=1024"',
+}
 
 
 def _setup(driver: str) -> str:
@@ -146,8 +150,11 @@ class VmMember(Member):
 
     host: VmHost
 
-    def __init__(self, host: VmHost, home: Path, sockets: Path, key: Path, settings: Settings) -> None:
+    def __init__(
+        self, host: VmHost, home: Path, sockets: Path, key: Path, settings: Settings, host_port: str
+    ) -> None:
         machine = host.machine
+        self._host_port = host_port
         self.cores = machine.kind.processors
         if key.exists():
             machine.write(key, key.read_text())
@@ -162,7 +169,8 @@ class VmMember(Member):
 
     def ports(self) -> str:
         """The card, by its place on the bus; the member's own address moves to the host port."""
-        host = f"{{tap: vip0, address: {self.host.address}/{SUBNET_PREFIX}}}"
+        device = _HOST_PORTS[self._host_port]
+        host = f"{{{device}, address: {self.host.address}/{SUBNET_PREFIX}}}"
         return f'  wire: {{pci: "{PCI_ADDRESS}"}}\n  host: {host}\n  huge_pages: require'
 
 
@@ -178,6 +186,8 @@ class Machines(Site):
         self._run = f"{os.getpid()}vm"
         self._namespace = f"bt{self._run}-pool"
         self.machines: dict[str, VirtualMachine] = {}
+        self.host_port = HOST_PORTS[0]
+        """That of members from now on."""
         self._hosts: list[VmHost] = []
         self._members: list[VmMember] = []
         self._without_baton = False
@@ -249,7 +259,7 @@ class Machines(Site):
         run(["ip", "-n", network.switch, "link", "set", host.port, "master", "br0", "up"])
         network.hosts[name] = host
         host.sysctl(MEMBER_SYSCTLS)
-        member = VmMember(host, home / name, network.directory, key, settings)
+        member = VmMember(host, home / name, network.directory, key, settings, self.host_port)
         self._members.append(member)
         return member
 

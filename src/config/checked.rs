@@ -195,6 +195,38 @@ pub enum HostDevice {
     Vdev(String),
 }
 
+/// The TAP interface at the kernel's end of a host port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelTap<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether it is made for several queues: who attaches to it has to say the same.
+    pub multi_queue: bool,
+}
+
+impl HostDevice {
+    /// The TAP that is ours to set up; none where the kernel's end of the device is its owner's. virtio-user makes one of
+    /// the name `iface` for the kernel's vhost-net, or attaches to that which is there.
+    pub fn tap(&self) -> Option<KernelTap<'_>> {
+        match self {
+            HostDevice::Tap(name) => Some(KernelTap { name, multi_queue: true }),
+            HostDevice::Vdev(text) => {
+                let (device, arguments) = text.split_once(',')?;
+                let argument = |name: &str| {
+                    let mut arguments = arguments.split(',').filter_map(|argument| argument.split_once('='));
+                    arguments.find(|(key, _)| *key == name).map(|(_, value)| value)
+                };
+                let vhost_net = device.starts_with("net_virtio_user") && argument("path") == Some(VHOST_NET);
+                let name = argument("iface").filter(|_| vhost_net)?;
+                Some(KernelTap { name, multi_queue: argument("queues").is_some_and(|queues| queues != "1") })
+            }
+        }
+    }
+}
+
+/// The kernel's way to read and write a virtio device's rings by itself.
+pub const VHOST_NET: &str = "/dev/vhost-net";
+
 /// What a worker does when nothing arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Poll {

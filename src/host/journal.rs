@@ -195,7 +195,7 @@ mod tests {
             Change::Promiscuous { interface: "eth0".into() },
             Change::Setting { interface: "eth0".into(), name: "arp_ignore".into(), least: 1 },
             Change::Guard { tap: "vip0".into(), vips: vec![address] },
-            Change::Tap { name: "vip0".into() },
+            Change::Tap { name: "vip0".into(), multi_queue: true },
             Change::Route(Route::Nowhere { table }),
             Change::Route(Route::Subnet { table, address, prefix: 24, interface: "vip0".into() }),
             Change::Route(Route::Gateway { table, gateway: [10, 0, 0, 1].into(), interface: "vip0".into() }),

@@ -160,7 +160,7 @@ impl Kernel {
         let tap = match found {
             Some(tap) => tap,
             None => {
-                tap::make_persistent(name).map_err(failed("making"))?;
+                tap::make_persistent(name, plan.multi_queue).map_err(failed("making"))?;
                 // Before it is up, so that no router solicitation or listener report ever leaves it.
                 sysctl::disable_ipv6(name).map_err(failed("turning IPv6 off on"))?;
                 self.interface(name)?
@@ -200,7 +200,7 @@ impl Kernel {
                 _ => Ok(()),
             },
             Change::Guard { tap, .. } => self.guard.as_mut().map_or(Ok(()), |guard| guard.lower(tap)),
-            Change::Tap { name } => match self.find(name)? {
+            Change::Tap { name, .. } => match self.find(name)? {
                 Some(tap) if tap.tun && tap.alias == ALIAS => self.rtnetlink.delete_interface(tap.index),
                 _ => Ok(()),
             },

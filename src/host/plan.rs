@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::guard;
 use super::route::Route;
-use crate::config::checked::{Dataplane, Host, HostDevice, Vip, Wire};
+use crate::config::checked::{Dataplane, Host, Vip, Wire};
 use crate::frame::Mac;
 
 /// The priority of the rules `from VIP lookup TABLE`.
@@ -44,6 +44,8 @@ pub struct HostPlan {
 pub struct TapPlan {
     /// Its name.
     pub name: String,
+    /// Whether it is made for several queues.
+    pub multi_queue: bool,
     /// Its MAC: the wire's own. `None` while that is not known: see [`super::HostSide::attached`].
     pub mac: Option<Mac>,
     /// Its MTU in bytes: the wire's. `None` while that is not known.
@@ -87,13 +89,22 @@ pub(super) enum Change {
     /// The packet filter rules of [`super::guard`].
     Guard { tap: String, vips: Vec<Ipv4Addr> },
     /// The TAP interface.
-    Tap { name: String },
+    Tap {
+        name: String,
+        /// Earlier versions made all of them so, and did not say.
+        #[serde(default = "always")]
+        multi_queue: bool,
+    },
     /// The rule `from ADDRESS lookup TABLE`.
     Rule { from: Ipv4Addr, priority: u32, table: u32 },
     /// A route.
     Route(Route),
     /// An address. Without `prefix_route`, no route to its subnet comes with it.
     Address { interface: String, address: Ipv4Addr, prefix: u8, prefix_route: bool },
+}
+
+fn always() -> bool {
+    true
 }
 
 impl Change {
@@ -115,7 +126,7 @@ impl fmt::Display for Change {
                 write!(f, "net.ipv4.conf.{interface}.{name} at least {least}")
             }
             Change::Guard { tap, .. } => write!(f, "packet filter tables {}", guard::table_name(tap)),
-            Change::Tap { name } => write!(f, "TAP interface {name}"),
+            Change::Tap { name, .. } => write!(f, "TAP interface {name}"),
             Change::Rule { from, priority, table } => write!(f, "rule {priority}: from {from} lookup {table}"),
             Change::Route(route) => route.fmt(f),
             Change::Address { interface, address, prefix, .. } => {
@@ -129,19 +140,17 @@ impl HostPlan {
     /// From the configuration and, as far as they are known, the wire's own MAC and MTU in bytes.
     pub fn new(dataplane: &Dataplane, vips: &[Vip], mac: Option<Mac>, mtu: Option<u32>) -> HostPlan {
         let Host { device, address } = &dataplane.host;
-        let tap = match device {
-            HostDevice::Tap(name) => Some(TapPlan {
-                name: name.clone(),
-                mac,
-                mtu,
-                own_address: *address,
-                vips: vips
-                    .iter()
-                    .map(|vip| VipPlan { address: vip.address, prefix: vip.prefix, gateway: vip.gateway })
-                    .collect(),
-            }),
-            HostDevice::Vdev(_) => None,
-        };
+        let tap = device.tap().map(|tap| TapPlan {
+            name: tap.name.to_owned(),
+            multi_queue: tap.multi_queue,
+            mac,
+            mtu,
+            own_address: *address,
+            vips: vips
+                .iter()
+                .map(|vip| VipPlan { address: vip.address, prefix: vip.prefix, gateway: vip.gateway })
+                .collect(),
+        });
         let wire = match &dataplane.wire {
             Wire::Interface(interface) => Some(WirePlan {
                 interface: interface.clone(),
@@ -185,7 +194,7 @@ impl TapPlan {
         let interface = || self.name.clone();
         let vips = self.vips.iter().map(|vip| vip.address).collect();
         changes.push(Change::Guard { tap: interface(), vips });
-        changes.push(Change::Tap { name: interface() });
+        changes.push(Change::Tap { name: interface(), multi_queue: self.multi_queue });
         if let Some((address, prefix)) = self.own_address {
             // An ordinary address: it brings the route to its subnet, as on any interface.
             changes.push(Change::Address { interface: interface(), address, prefix, prefix_route: true });
@@ -215,10 +224,10 @@ impl TapPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::checked::{HugePages, Poll};
+    use crate::config::checked::{HostDevice, HugePages, Poll};
 
     fn tap(vips: Vec<VipPlan>) -> HostPlan {
-        let tap = TapPlan { name: "vip0".into(), mac: None, mtu: None, own_address: None, vips };
+        let tap = TapPlan { name: "vip0".into(), multi_queue: true, mac: None, mtu: None, own_address: None, vips };
         HostPlan { tap: Some(tap), wire: Some(WirePlan { interface: "eth0".into(), multicast: false }) }
     }
 
@@ -247,6 +256,16 @@ mod tests {
         // The other end of a device that is not a TAP is not ours to set; an interface that is not the kernel's neither.
         let vdev = HostPlan::new(&dataplane(shared, HostDevice::Vdev("net_virtio_user0".into())), &[], None, None);
         assert!(vdev.tap.is_none() && vdev.wire.is_some());
+        // vhost-net's is a TAP, which is ours where it is named.
+        let vhost_net = |more: &str| {
+            let device = HostDevice::Vdev(format!("net_virtio_user0,path=/dev/vhost-net,{more}"));
+            let tap = HostPlan::new(&dataplane(Wire::Vdev("net_null0".into()), device), &[], None, None).tap;
+            tap.map(|tap| (tap.name, tap.multi_queue))
+        };
+        assert_eq!(vhost_net("queue_size=1024"), None);
+        assert_eq!(vhost_net("iface=vip0"), Some(("vip0".into(), false)));
+        assert_eq!(vhost_net("iface=vip0,queues=1"), Some(("vip0".into(), false)));
+        assert_eq!(vhost_net("queues=2,iface=vip0"), Some(("vip0".into(), true)));
         let pci = Wire::Pci("0000:03:00.0".into());
         let pci = HostPlan::new(&dataplane(pci, HostDevice::Tap("vip0".into())), &[], None, None);
         assert!(pci.tap.is_some() && pci.wire.is_none());

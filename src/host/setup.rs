@@ -143,7 +143,7 @@ impl HostSide {
     fn leftover_taps(&mut self) -> Result<Vec<u32>, Error> {
         let mut indices = Vec::new();
         for entry in self.journal.entries() {
-            if let Change::Tap { name } = &entry.change {
+            if let Change::Tap { name, .. } = &entry.change {
                 indices.extend(self.kernel.find(name)?.map(|tap| tap.index));
             }
         }

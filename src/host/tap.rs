@@ -22,6 +22,10 @@ pub(super) const NAME_MAX: usize = libc::IFNAMSIZ - 1;
 /// the first descriptor on an unattached TAP: no packet information, and before each frame the header of
 /// [`offload`](crate::port::offload::header).
 pub fn attach(name: &str) -> io::Result<File> {
+    open(name, true)
+}
+
+fn open(name: &str, multi_queue: bool) -> io::Result<File> {
     if name.is_empty() || name.len() > NAME_MAX {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
@@ -31,15 +35,16 @@ pub fn attach(name: &str) -> io::Result<File> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as _;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_MULTI_QUEUE | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as _;
+    let queues = if multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | queues | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as _;
     // SAFETY: `request` lives across the call and is an `ifreq`, as TUNSETIFF takes it.
     unsafe { tun_set_iff(file.as_raw_fd(), &request) }?;
     Ok(file)
 }
 
 /// Makes the TAP `name` if there is none, and has it stay after its last descriptor is closed; on return none is open.
-pub(super) fn make_persistent(name: &str) -> io::Result<()> {
-    let file = attach(name)?;
+pub(super) fn make_persistent(name: &str, multi_queue: bool) -> io::Result<()> {
+    let file = open(name, multi_queue)?;
     // SAFETY: TUNSETPERSIST takes its argument by value.
     unsafe { tun_set_persist(file.as_raw_fd(), 1) }?;
     Ok(())

@@ -22,14 +22,17 @@ mod descriptors;
 mod devices;
 mod host;
 mod interface;
+mod large;
 mod losses;
 mod memory;
 mod queue;
 mod signal;
 mod tap;
 mod vhost;
+mod vhost_net;
 mod worker;
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -51,6 +54,7 @@ pub use losses::Losses;
 pub use queue::DpdkPort;
 pub use signal::{Signal, Stopper};
 pub use tap::TapPort;
+pub use vhost_net::VhostNetPort;
 pub use worker::{Turn, WorkerPorts};
 
 /// Why the ports could not be set up or run. The process cannot try again: EAL initialises once.
@@ -164,6 +168,12 @@ impl Runtime {
                 reason: reason.to_string(),
             })?;
         }
+        if let HostEnd::VhostNet(device, _) = &ports.host {
+            let name = CString::new(device.device.as_str());
+            ffi::with_offloads(
+                name.map_err(|reason| Error::Dpdk { doing: "naming the host port", reason: reason.to_string() })?,
+            );
+        }
         let real_time = signal::RealTimeSignals::hide();
         let capsule = capsule::Runtime::build(config)
             .map_err(|reason| Error::Dpdk { doing: "setting DPDK up", reason: format!("{reason:#}") })?;
@@ -175,7 +185,7 @@ impl Runtime {
         let wire_mac = queue::mac(queue::port_id(&ports.wire)?)?;
         let tap = match &ports.host {
             HostEnd::Tap(name) => tap::open(name, setup.workers.len())?,
-            HostEnd::Device(_) => Vec::new(),
+            HostEnd::VhostNet(..) | HostEnd::Device(_) => Vec::new(),
         };
         let facts = Facts { wire_mac, huge_pages: memory.huge_pages, buffers: memory::pools().map(memory::size).sum() };
         Ok(Runtime {
@@ -259,6 +269,7 @@ impl Runtime {
         let wire = descriptors::of_device(&self.ports.wire, queues).map_err(failed)?;
         let host = match &self.ports.host {
             HostEnd::Tap(_) => self.tap.iter().map(TapPort::arrivals).collect::<io::Result<_>>().map(Some),
+            HostEnd::VhostNet(..) => Ok(None),
             HostEnd::Device(device) => descriptors::of_device(device, queues),
         };
         Ok(match (wire, host.map_err(failed)?) {
@@ -271,6 +282,10 @@ impl Runtime {
     fn host_queues(&mut self) -> Result<Vec<HostQueue>, Error> {
         match &self.ports.host {
             HostEnd::Tap(_) => Ok(self.tap.drain(..).map(HostQueue::Tap).collect()),
+            HostEnd::VhostNet(device, _) => {
+                let port = queue::port_id(device)?;
+                Ok(self.workers.iter().map(|_| HostQueue::VhostNet(port)).collect())
+            }
             HostEnd::Device(device) => {
                 let port = queue::port_id(device)?;
                 Ok(self.workers.iter().map(|_| HostQueue::Device(port)).collect())

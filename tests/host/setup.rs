@@ -19,6 +19,7 @@ pub fn plan(vips: &[Ipv4Addr]) -> HostPlan {
     HostPlan {
         tap: Some(TapPlan {
             name: "vip0".into(),
+            multi_queue: true,
             mac: Some(wire.mac),
             mtu: Some(wire.mtu),
             own_address: None,
@@ -267,7 +268,7 @@ fn the_members_own_address_is_an_ordinary_one() {
         let directory = Directory::new();
         let vips = vec![VipPlan { address: VIP, prefix: 24, gateway: None }];
         let own_address = Some(([10, 77, 0, 11].into(), 24));
-        let tap = TapPlan { name: "vip0".into(), mac: None, mtu: None, own_address, vips };
+        let tap = TapPlan { name: "vip0".into(), multi_queue: true, mac: None, mtu: None, own_address, vips };
         let host = HostSide::raise(&HostPlan { tap: Some(tap), wire: None }, &directory.journal()).unwrap();
         assert!(sh("ip route get 10.77.0.1").contains("dev vip0 src 10.77.0.11"));
         assert!(sh("ip route get 10.77.0.1 from 10.77.0.100").contains("dev vip0 table"));

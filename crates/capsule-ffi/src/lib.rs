@@ -7,8 +7,9 @@
 
 #![cfg(target_os = "linux")]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::raw::{c_char, c_int, c_uint, c_void};
+use std::sync::{Mutex, PoisonError};
 
 pub use bindings::*;
 
@@ -100,12 +101,49 @@ pub const ETH_RSS_SCTP: u64 = 0x1040;
 /// different NUMA nodes.
 pub const DEV_TX_OFFLOAD_MBUF_FAST_FREE: u64 = 0;
 
+/// What a port can be asked to leave out on its way to us: TCP's and UDP's checksums, and cutting TCP into segments.
+/// shim.c asserts the value.
+const RX_OFFLOADS: u64 = 0x1c;
+/// What it can do to what we send: TCP's checksum, cutting TCP into segments, buffers of several parts.
+const TX_OFFLOADS: u64 = 0x8028;
+
+/// The ports that are to have these offloads.
+static OFFLOADING: Mutex<Vec<CString>> = Mutex::new(Vec::new());
+
+/// Has a port configured with offloads: it hands over, and takes, TCP segments of up to 64 KiB. capsule knows of none,
+/// so this is asked for here before it configures its ports. A driver that lacks one of them refuses the port.
+pub fn with_offloads(port: CString) {
+    OFFLOADING.lock().unwrap_or_else(PoisonError::into_inner).push(port);
+}
+
+/// Configures a port, with offloads if they were asked for.
+///
+/// # Safety
+///
+/// As of DPDK's function of this name: `conf` points to a configuration.
+pub unsafe fn rte_eth_dev_configure(port: u16, rx: u16, tx: u16, conf: *const rte_eth_conf) -> c_int {
+    // SAFETY: the caller's promise; it holds numbers, and pointers that are copied as such.
+    let mut conf = unsafe { conf.read() };
+    let asked = OFFLOADING.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|name| {
+        let mut id = 0;
+        // SAFETY: a C string and a place for the answer.
+        unsafe { rte_eth_dev_get_port_by_name(name.as_ptr(), &mut id) == 0 && id == port }
+    });
+    if asked {
+        conf.rxmode.offloads |= RX_OFFLOADS;
+        conf.txmode.offloads |= TX_OFFLOADS;
+    }
+    // SAFETY: the caller's promise, and a configuration that outlives the call.
+    unsafe { eal::rte_eth_dev_configure(port, rx, tx, &conf) }
+}
+
 mod eal {
-    use super::{c_char, c_int, rte_cpuset_t};
+    use super::{c_char, c_int, rte_cpuset_t, rte_eth_conf};
 
     unsafe extern "C" {
         pub fn rte_eal_init(argc: c_int, argv: *mut *mut c_char) -> c_int;
         pub fn rte_thread_set_affinity(cpus: *mut rte_cpuset_t) -> c_int;
+        pub fn rte_eth_dev_configure(port: u16, rx: u16, tx: u16, conf: *const rte_eth_conf) -> c_int;
     }
 }
 

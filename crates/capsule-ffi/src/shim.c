@@ -25,6 +25,10 @@ static_assert(RTE_ETH_RSS_IP == 0xa38c, "RTE_ETH_RSS_IP");
 static_assert(RTE_ETH_RSS_TCP == 0x10410, "RTE_ETH_RSS_TCP");
 static_assert(RTE_ETH_RSS_UDP == 0x20820, "RTE_ETH_RSS_UDP");
 static_assert(RTE_ETH_RSS_SCTP == 0x1040, "RTE_ETH_RSS_SCTP");
+static_assert(
+    (RTE_ETH_RX_OFFLOAD_UDP_CKSUM | RTE_ETH_RX_OFFLOAD_TCP_CKSUM | RTE_ETH_RX_OFFLOAD_TCP_LRO) == 0x1c, "RX_OFFLOADS");
+static_assert(
+    (RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_TSO | RTE_ETH_TX_OFFLOAD_MULTI_SEGS) == 0x8028, "TX_OFFLOADS");
 
 int _rte_errno(void) {
     return rte_errno;
@@ -59,4 +63,46 @@ uint16_t _rte_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbuf
 
 unsigned _rte_lcore_id(void) {
     return rte_lcore_id();
+}
+
+/* Of a packet received: how much data each segment that it is to be cut into has; 0 if it is to stay as it is. */
+uint16_t _rte_pktmbuf_segment_size(const struct rte_mbuf *mbuf) {
+    return mbuf->ol_flags & RTE_MBUF_F_RX_LRO ? mbuf->tso_segsz : 0;
+}
+
+/* Whether it came without its TCP or UDP checksum. */
+int _rte_pktmbuf_unfinished(const struct rte_mbuf *mbuf) {
+    return (mbuf->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_NONE;
+}
+
+const void *_rte_pktmbuf_read(const struct rte_mbuf *mbuf, uint32_t offset, uint32_t len, void *into) {
+    return rte_pktmbuf_read(mbuf, offset, len, into);
+}
+
+/* Appends a packet of one segment, without its first bytes, to those of `head`, of which `last` is the last. */
+void _rte_pktmbuf_join(struct rte_mbuf *head, struct rte_mbuf *last, struct rte_mbuf *next, uint16_t headers) {
+    next->data_off += headers;
+    next->data_len -= headers;
+    last->next = next;
+    head->nb_segs++;
+    head->pkt_len += next->data_len;
+}
+
+/* Makes one of several segments a packet of its own again, with the bytes that it has lost. */
+void _rte_pktmbuf_part(struct rte_mbuf *mbuf, uint16_t headers) {
+    mbuf->data_off -= headers;
+    mbuf->data_len += headers;
+    mbuf->next = NULL;
+    mbuf->nb_segs = 1;
+    mbuf->pkt_len = mbuf->data_len;
+    mbuf->ol_flags = 0;
+}
+
+/* To be sent as segments of TCP over IPv4 with so much data; the lengths are those of its headers. */
+void _rte_pktmbuf_to_segment(struct rte_mbuf *mbuf, uint16_t l2, uint16_t l3, uint16_t l4, uint16_t size) {
+    mbuf->ol_flags = RTE_MBUF_F_TX_IPV4 | RTE_MBUF_F_TX_TCP_SEG | RTE_MBUF_F_TX_TCP_CKSUM;
+    mbuf->l2_len = l2;
+    mbuf->l3_len = l3;
+    mbuf->l4_len = l4;
+    mbuf->tso_segsz = size;
 }

@@ -20,3 +20,9 @@ uint16_t _rte_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbuf
 
 /* Of baton. */
 unsigned _rte_lcore_id(void);
+uint16_t _rte_pktmbuf_segment_size(const struct rte_mbuf *mbuf);
+int _rte_pktmbuf_unfinished(const struct rte_mbuf *mbuf);
+const void *_rte_pktmbuf_read(const struct rte_mbuf *mbuf, uint32_t offset, uint32_t len, void *into);
+void _rte_pktmbuf_join(struct rte_mbuf *head, struct rte_mbuf *last, struct rte_mbuf *next, uint16_t headers);
+void _rte_pktmbuf_part(struct rte_mbuf *mbuf, uint16_t headers);
+void _rte_pktmbuf_to_segment(struct rte_mbuf *mbuf, uint16_t l2, uint16_t l3, uint16_t l4, uint16_t size);

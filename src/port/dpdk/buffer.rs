@@ -25,6 +25,11 @@ impl MbufBuffer {
         MbufBuffer(mbuf)
     }
 
+    /// The mbuf, which stays ours.
+    pub(super) fn as_ptr(&self) -> *mut ffi::rte_mbuf {
+        self.0.as_ptr()
+    }
+
     fn mbuf(&self) -> &ffi::rte_mbuf {
         // SAFETY: ours alone, by the contract of `from_raw`.
         unsafe { self.0.as_ref() }

@@ -36,6 +36,8 @@ pub(super) struct Ports {
 pub(super) enum HostEnd {
     /// A TAP of this name, opened by ourselves.
     Tap(String),
+    /// virtio-user, with the kernel's vhost-net at a TAP of this name.
+    VhostNet(Device, String),
     Device(Device),
 }
 
@@ -43,7 +45,7 @@ impl HostEnd {
     /// The kernel's interface behind it, which nobody else may use.
     pub(super) fn interface(&self) -> Option<&str> {
         match self {
-            HostEnd::Tap(name) => Some(name),
+            HostEnd::Tap(name) | HostEnd::VhostNet(_, name) => Some(name),
             HostEnd::Device(device) => device.interface.as_deref(),
         }
     }
@@ -51,7 +53,7 @@ impl HostEnd {
     pub(super) fn device(&self) -> Option<&Device> {
         match self {
             HostEnd::Tap(_) => None,
-            HostEnd::Device(device) => Some(device),
+            HostEnd::VhostNet(device, _) | HostEnd::Device(device) => Some(device),
         }
     }
 }
@@ -72,7 +74,10 @@ pub(super) fn plan(setup: &Dataplane) -> Result<Ports, Error> {
             interface::check_tap(name)?;
             HostEnd::Tap(name.clone())
         }
-        HostDevice::Vdev(text) => HostEnd::Device(Device::from_vdev(text)),
+        HostDevice::Vdev(text) => match setup.host.device.tap() {
+            Some(tap) => HostEnd::VhostNet(Device::from_vdev(text), tap.name.to_owned()),
+            None => HostEnd::Device(Device::from_vdev(text)),
+        },
     };
     if host.device().is_some_and(|host| host.device == wire.device) {
         let reason = format!("wire and host are both the device {}", wire.device);

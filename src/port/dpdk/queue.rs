@@ -87,6 +87,13 @@ pub(super) struct PortId {
     cut_at: usize,
 }
 
+impl PortId {
+    /// DPDK's number of it.
+    pub(super) fn id(self) -> u16 {
+        self.id
+    }
+}
+
 /// The port of a device.
 pub(super) fn port_id(device: &Device) -> Result<PortId, Error> {
     let doing = "looking a port up";

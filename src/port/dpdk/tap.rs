@@ -12,18 +12,15 @@ use arrayvec::ArrayVec;
 
 use super::Error;
 use super::buffer::{self, MbufBuffer};
+use super::large::Large;
 use super::memory::Pool;
 use crate::host;
 use crate::port::offload::header::{self, Offload};
 use crate::port::offload::merge::{Train, Trains};
-use crate::port::offload::segment::Segments;
 use crate::port::{BURST, Buffer, Burst, Port};
 
 /// What is read straight into a buffer; of a longer frame the rest comes into [`TapPort::large`].
 const ROOM: usize = 2048;
-
-/// The largest frame: Ethernet header, VLAN tag, and the longest IP packet.
-const LARGEST: usize = 18 + u16::MAX as usize;
 
 /// The descriptors of a TAP, one for each worker.
 pub(super) fn open(name: &str, queues: usize) -> Result<Vec<File>, Error> {
@@ -42,13 +39,12 @@ pub struct TapPort {
     queue: File,
     pool: Pool,
     /// A frame longer than a buffer, as a whole, while it is cut.
-    large: Box<[u8]>,
-    segments: Option<Segments>,
+    large: Large,
 }
 
 impl TapPort {
     pub(super) fn new(queue: File, pool: Pool) -> TapPort {
-        TapPort { queue, pool, large: vec![0; LARGEST].into(), segments: None }
+        TapPort { queue, pool, large: Large::new() }
     }
 
     /// A descriptor that is readable while a frame waits.
@@ -61,14 +57,13 @@ impl TapPort {
         // Not kept for the next time if there is none: a worker on the control core ends after the pools do.
         let mut buffer = buffer::allocate(self.pool, ROOM)?;
         let mut header = header::FINISHED;
-        let mut into = [&mut header[..], buffer.bytes_mut(), &mut self.large[ROOM..]].map(IoSliceMut::new);
+        let mut into = [&mut header[..], buffer.bytes_mut(), &mut self.large.bytes[ROOM..]].map(IoSliceMut::new);
         let read = rustix::io::readv(&self.queue, &mut into);
         let len = read.ok()?.checked_sub(header::LEN)?;
         match header::parse(&header) {
             Offload::Segment { mss } => {
-                self.large[..ROOM].copy_from_slice(buffer.bytes());
-                self.segments = Segments::of(&self.large[..len], mss).filter(|segments| segments.longest() <= ROOM);
-                if self.segments.is_some() {
+                self.large.bytes[..ROOM].copy_from_slice(buffer.bytes());
+                if self.large.begin(len, mss, ROOM) {
                     return None;
                 }
                 buffer.mark_cut();
@@ -84,18 +79,6 @@ impl TapPort {
             }
             _ => buffer.mark_cut(),
         }
-        Some(buffer)
-    }
-
-    /// The next frame of the segment that is being cut. None for now if the pool is empty.
-    fn next_segment(&mut self) -> Option<MbufBuffer> {
-        let segments = self.segments.as_mut()?;
-        let Some(len) = segments.next_len() else {
-            self.segments = None;
-            return None;
-        };
-        let mut buffer = buffer::allocate(self.pool, len)?;
-        segments.write_next(&self.large, buffer.bytes_mut());
         Some(buffer)
     }
 
@@ -118,11 +101,11 @@ impl Port for TapPort {
 
     fn receive(&mut self, burst: &mut Burst<MbufBuffer>) {
         while !burst.is_full() {
-            let cutting = self.segments.is_some();
-            match if cutting { self.next_segment() } else { self.read() } {
+            let cutting = self.large.is_being_cut();
+            match if cutting { self.large.next(self.pool) } else { self.read() } {
                 Some(buffer) => burst.push(buffer),
                 // A segment has been cut to its end, or begins to be.
-                None if cutting != self.segments.is_some() => {}
+                None if cutting != self.large.is_being_cut() => {}
                 None => return,
             }
         }

@@ -167,6 +167,11 @@ impl Train {
         headers + usize::from(self.mss).min(usize::from(self.total) - before)
     }
 
+    /// Bytes of data in each of its frames but the last, which may have less.
+    pub fn mss(&self) -> u16 {
+        self.mss
+    }
+
     /// Makes the first frame's headers those of the whole train, and returns what to write before them.
     pub fn write_headers(&self, first: &mut [u8]) -> [u8; header::LEN] {
         if self.count == 1 {

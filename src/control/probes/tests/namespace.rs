@@ -61,8 +61,14 @@ fn ask() {
     let directory = tempfile::tempdir().unwrap();
     let wire = interface("w0").unwrap().unwrap();
     let vip = VipPlan { address: ADDRESS, prefix: 24, gateway: Some([10, 78, 0, 1].into()) };
-    let tap =
-        TapPlan { name: "vip0".into(), mac: Some(wire.mac), mtu: Some(wire.mtu), own_address: None, vips: vec![vip] };
+    let tap = TapPlan {
+        name: "vip0".into(),
+        multi_queue: true,
+        mac: Some(wire.mac),
+        mtu: Some(wire.mtu),
+        own_address: None,
+        vips: vec![vip],
+    };
     let plan = HostPlan { tap: Some(tap), wire: Some(WirePlan { interface: "w0".into(), multicast: false }) };
     let mut host = HostSide::raise(&plan, &directory.path().join("journal")).unwrap();
     host.attached(wire.mac, wire.mtu).unwrap();
