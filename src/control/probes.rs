@@ -174,14 +174,14 @@ impl MetricProbe {
                     readable = true;
                     metric
                 }
-                Err(Cut::Failed(why)) => {
+                Err(Cut::Failed(why) | Cut::Late(why)) => {
                     if readable {
                         tracing::warn!("the metric can not be read: {why}");
                     }
                     readable = false;
                     Some(f64::NAN)
                 }
-                Err(stopped) => return Err(stopped),
+                Err(Cut::Stopped) => return Err(Cut::Stopped),
             };
             if let Some(metric) = metric
                 && let Err(TrySendError::Disconnected(_)) = self.results.try_send(Measured::Metric(metric))
@@ -208,11 +208,7 @@ impl HealthProbe {
         let mut verdict = Verdict::default();
         let mut due = Instant::now();
         loop {
-            let failure = match self.prober.probe(Instant::now() + self.health.timeout, &self.stop) {
-                Ok(()) => None,
-                Err(Cut::Failed(why)) => Some(why),
-                Err(stopped) => return Err(stopped),
-            };
+            let failure = self.ask()?;
             if let Some(healthy) = verdict.take(failure.is_none()) {
                 match failure {
                     Some(why) => tracing::warn!(vip = %self.address, "the service is unhealthy: {why}"),
@@ -222,6 +218,24 @@ impl HealthProbe {
             }
             due = next(due, self.health.every);
             self.stop.sleep_until(due)?;
+        }
+    }
+
+    /// Why the service is not well, if it is not.
+    ///
+    /// What fails has failed. What is late is asked once more, at once: a machine that stands still for as long as
+    /// `timeout` (a hypervisor's, or one that is short of memory) makes its own service late, and is not to lose its
+    /// roles for that. A service that hangs is late again.
+    fn ask(&mut self) -> Result<Option<String>, Cut> {
+        let mut ask = || self.prober.probe(Instant::now() + self.health.timeout, &self.stop);
+        let answer = match ask() {
+            Err(Cut::Late(_)) => ask(),
+            answer => answer,
+        };
+        match answer {
+            Ok(()) => Ok(None),
+            Err(Cut::Failed(why) | Cut::Late(why)) => Ok(Some(why)),
+            Err(Cut::Stopped) => Err(Cut::Stopped),
         }
     }
 

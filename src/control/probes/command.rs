@@ -112,7 +112,7 @@ impl Running {
                 Some(stdout) => stop.wait([ended, (stdout.as_fd(), PollFlags::IN)], deadline)?,
                 None => stop.wait([ended], deadline)?.map(|[ended]| [ended, false]),
             };
-            let Some([ended, written]) = ready else { return Err(Cut::failed("it took too long")) };
+            let Some([ended, written]) = ready else { return Err(Cut::late("it took too long")) };
             // Also at its end: what it wrote last is still in the pipe.
             if (written || ended) && read_all(&mut self.stdout, output)? {
                 self.stdout = None;

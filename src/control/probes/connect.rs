@@ -62,7 +62,7 @@ fn open(target: Target, handshake: Handshake, deadline: Instant, stop: &Stop) ->
     let failed = |error: Errno| Cut::Failed(format!("{address}: {}", std::io::Error::from(error)));
     let socket = start(target, handshake).map_err(failed)?;
     let Some([_]) = stop.wait([(socket.as_fd(), PollFlags::OUT)], deadline)? else {
-        return Err(Cut::Failed(format!("{address}: no answer in time")));
+        return Err(Cut::Late(format!("{address}: no answer in time")));
     };
     sockopt::socket_error(&socket).and_then(|error| error).map_err(failed)?;
     Ok(socket)

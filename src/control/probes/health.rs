@@ -9,9 +9,9 @@ use super::http;
 use super::stop::{Cut, Stop};
 use crate::config::checked::{Health, HttpUrl, Probe};
 
-/// Successes in a row after which an unhealthy service counts as healthy again. A failure needs no second one: the
-/// operator has said with `timeout` what is too slow, and clients meet the same service. A service that comes and
-/// goes, though, must not make the role come and go at the pace of the probes.
+/// Successes in a row after which an unhealthy service counts as healthy again. A failure needs no second one: clients
+/// meet the same service. A service that comes and goes, though, must not make the role come and go at the pace of the
+/// probes.
 const SUCCESSES: u32 = 2;
 
 /// One way to ask.

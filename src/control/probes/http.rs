@@ -96,7 +96,7 @@ fn parse(head: &mut Vec<u8>) -> Result<Option<u16>, &'static str> {
 fn wait(stream: &TcpStream, what: PollFlags, deadline: Instant, stop: &Stop) -> Result<(), Cut> {
     match stop.wait([(stream.as_fd(), what)], deadline)? {
         Some(_) => Ok(()),
-        None => Err(Cut::failed("no answer in time")),
+        None => Err(Cut::late("no answer in time")),
     }
 }
 

@@ -18,11 +18,17 @@ pub(super) enum Cut {
     Stopped,
     /// It failed, and this is why.
     Failed(String),
+    /// Nothing had failed by the deadline, and what it waited for: the service may hang, or this machine has stood still.
+    Late(String),
 }
 
 impl Cut {
     pub(super) fn failed(why: impl Into<String>) -> Cut {
         Cut::Failed(why.into())
+    }
+
+    pub(super) fn late(why: impl Into<String>) -> Cut {
+        Cut::Late(why.into())
     }
 }
 

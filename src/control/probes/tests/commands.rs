@@ -18,7 +18,7 @@ fn output(script: &str, within: Duration) -> Result<String, String> {
     let (_stopper, stop) = pair();
     match Program::new(&shell(script)).output(Instant::now() + within, &stop) {
         Ok(output) => Ok(String::from_utf8(output).unwrap()),
-        Err(Cut::Failed(why)) => Err(why),
+        Err(Cut::Failed(why) | Cut::Late(why)) => Err(why),
         Err(Cut::Stopped) => panic!("nobody stopped it"),
     }
 }

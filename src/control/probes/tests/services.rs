@@ -2,19 +2,23 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use crossbeam::channel::unbounded;
 
 use super::super::connect::{Target, accepts};
 use super::super::health::Prober;
 use super::super::stop::{self, Cut, Stop, Stopper};
-use super::{PATIENCE, VIP, health, http};
+use super::{Health, HealthProbe, PATIENCE, VIP, health, http};
 
 /// For what must run into its time limit.
 const SHORT: Duration = Duration::from_millis(200);
 
 fn reason(outcome: Result<(), Cut>) -> String {
     match outcome {
-        Err(Cut::Failed(why)) => why,
+        Err(Cut::Failed(why) | Cut::Late(why)) => why,
         other => panic!("not a failure: {other:?}"),
     }
 }
@@ -166,6 +170,50 @@ fn servers_that_hang_fail_in_time() {
         let why = reason(get(&format!("http://{VIP}:{port}/"), SHORT));
         assert_eq!(why, "no answer in time");
         assert!(start.elapsed() < PATIENCE);
+    }
+}
+
+/// A server of which the first connections are not answered, and the others with this status; and how many there were.
+fn falters(first: usize, status: u16) -> (u16, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (count, unanswered) = (Arc::clone(&asked), Mutex::new(Vec::new()));
+    let port = serve(move |mut stream| {
+        if count.fetch_add(1, Ordering::SeqCst) < first {
+            unanswered.lock().unwrap().push(stream);
+            return;
+        }
+        head(&mut stream);
+        let _ = write!(stream, "HTTP/1.1 {status} Whatever\r\n\r\n");
+    });
+    (port, asked)
+}
+
+#[test]
+fn what_is_late_is_asked_once_more_and_what_fails_is_not() {
+    let (_stopper, stop) = pair();
+    for (first, status, failure, times) in [
+        (0, 200, None, 1),
+        (0, 503, Some("status 503"), 1),
+        (1, 200, None, 2),
+        (1, 503, Some("status 503"), 2),
+        (2, 200, Some("no answer in time"), 2),
+    ] {
+        let (port, asked) = falters(first, status);
+        // Only who is to run into it is given little time.
+        let health = Health {
+            timeout: if first > 1 { SHORT } else { 5 * SHORT },
+            ..health(http(&format!("http://{VIP}:{port}/")))
+        };
+        let mut probe = HealthProbe {
+            vip: 0,
+            address: VIP,
+            prober: Prober::new(&health, VIP.into()),
+            health,
+            results: unbounded().0,
+            stop: stop.clone(),
+        };
+        assert_eq!(probe.ask().unwrap().as_deref(), failure, "{first} unanswered, then {status}");
+        assert_eq!(asked.load(Ordering::SeqCst), times, "{first} unanswered, then {status}");
     }
 }
 
