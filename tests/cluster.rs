@@ -476,6 +476,41 @@ fn a_connection_that_the_service_has_reset_is_forgotten() {
 }
 
 #[test]
+fn a_rolling_upgrade_has_members_of_several_versions_side_by_side() {
+    // Each start brings another minor version of the heartbeats, and before the first three are there at once.
+    let mut cluster = settled(Options { versions: true, clients: 2, ..Options::default() });
+    let long = Plan { requests: 60, think: 100 * MS, ..Plan::default() };
+    for member in 0..3 {
+        cluster.tell(member, Event::Activate { vip: 0 });
+        cluster.run_for(50 * MS);
+        assert_eq!(cluster.actives(), [member]);
+        load(&mut cluster, 20, MS, long);
+    }
+    for member in [0, 1, 2, 0, 1, 2, 0, 1, 2] {
+        cluster.tell(member, Event::Activate { vip: 0 });
+        cluster.run_for(50 * MS);
+        assert_eq!(cluster.actives(), [member]);
+        cluster.tell(member, Event::Leave { returning: true });
+        cluster.run_for(100 * MS);
+        assert!(!cluster.role(member, 0).active && cluster.actives().len() == 1, "it hands over");
+        cluster.kill(member);
+        load(&mut cluster, 100, MS, Plan::default());
+        cluster.start(member).unwrap();
+        cluster.run_for(150 * MS);
+        let dialects: Vec<_> = (0..3).map(|m| cluster.options.dialect(m, cluster.members[m].incarnation)).collect();
+        for other in 0..3 {
+            let seen = heartbeats(&cluster, other);
+            assert_eq!((seen.malformed, seen.wrong_key, seen.other_version), (0, 0, 0), "{dialects:?}");
+        }
+        assert!(terms(&cluster).windows(2).all(|pair| pair[0] == pair[1]), "{dialects:?}: {:?}", terms(&cluster));
+    }
+    cluster.run_for(Duration::from_secs(5));
+    no_violation(&cluster);
+    all_succeeded(&cluster);
+    assert!(stories(&cluster).all(|story| story.syn_retransmits == 0));
+}
+
+#[test]
 fn a_restart_loses_no_connection_and_a_reboot_all_of_the_machine() {
     let mut cluster = settled(Options::default());
     let active = cluster.actives()[0];

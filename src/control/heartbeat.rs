@@ -41,6 +41,7 @@ use crate::control::settings::CONFIG_HASH_LEN;
 use crate::frame::Mac;
 use crate::shared::{HEARTBEAT_MAX, HeartbeatFrame};
 
+pub mod dialect;
 mod inquiry;
 mod reader;
 
@@ -308,5 +309,3 @@ fn write_address(frame: &mut Vec<u8>, address: IpAddr) {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-pub(super) use tests::as_newer_minor;

@@ -16,6 +16,7 @@ use super::options::Options;
 use super::random::Random;
 use super::segment::Flow;
 use super::service::{PORT, Server};
+use super::shell::Speech;
 use super::state::Watch;
 use super::switch::{Cable, PortIndex, Switch, Way};
 use super::trace::Trace;
@@ -188,6 +189,8 @@ impl Cluster {
         let skew = self.random.skew(options.skew_ppm);
         let machine = &mut self.members[index];
         machine.incarnation += 1;
+        let settings = options.settings(index);
+        let speech = Speech::new(options.dialect(index, machine.incarnation), &settings);
         let identity = Identity {
             boot_id: Options::boot_id(index, machine.boots),
             incarnation: machine.incarnation,
@@ -198,7 +201,8 @@ impl Cluster {
             key: self.random.bytes(),
             connections: options.connections,
             handshakes: options.handshakes,
-            control: options.elected.then(|| Control::new(options.settings(index), identity, skew.local(now))),
+            control: options.elected.then(|| Control::new(settings, identity, skew.local(now))),
+            speech,
             keep_for: kept::keep_for(options.heartbeat, options.missed),
             probed: options.probed,
             skew,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::clock::Skew;
 use super::kernel::{Announced, Kernel};
 use super::service::Server;
-use super::shell::{Shell, Sockets};
+use super::shell::{Shell, Sockets, Speech};
 use crate::classify::Facts;
 use crate::config::checked::HugePages;
 use crate::control::truth::Truth;
@@ -104,6 +104,8 @@ pub struct Birth {
     pub keep_for: Duration,
     /// Its control core; without one, roles are what a test says.
     pub control: Option<Control>,
+    /// In which version it speaks to the others.
+    pub speech: Speech,
     /// Whether its services are probed.
     pub probed: bool,
     /// Its clock.
@@ -136,7 +138,7 @@ impl Daemon {
     /// # Errors
     /// Memory that the system does not give, or connections for which there is no room.
     pub fn start(kernel: &mut Kernel, birth: Birth, now: Time) -> Result<Daemon, StartError> {
-        let Birth { facts, key, connections, handshakes, keep_for, control, probed, skew } = birth;
+        let Birth { facts, key, connections, handshakes, keep_for, control, speech, probed, skew } = birth;
         let vips = facts.vips.len();
         let established = Established::new(connections, Hasher::new(key), HugePages::Never)?;
         kernel.announced = Announced::default();
@@ -151,7 +153,7 @@ impl Daemon {
             fragments: Fragments::new(),
             suspicions: Suspicions::new(1024),
         });
-        let shell = Shell::start(control, probed, truth, &member, skew.local(now));
+        let shell = Shell::start(control, speech, probed, truth, &member, skew.local(now));
         let counters = Arc::new(Counters::default());
         // Its own clock is for the histogram of forwarding times alone.
         let (wire, host) = (MemoryPort::default(), MemoryPort::default());

@@ -8,6 +8,7 @@ use super::service::PORT;
 use super::switch::Cable;
 use crate::classify::{Facts, VipFacts};
 use crate::config::checked::{Key, Rebalance};
+use crate::control::heartbeat::dialect::Dialect;
 use crate::control::{Name, Settings, VipSettings};
 use crate::frame::Mac;
 
@@ -43,6 +44,9 @@ pub struct Options {
     pub hedge: Duration,
     /// How long a silent owner may be away before its clients are reset.
     pub orphans_after: Duration,
+    /// Whether members speak different minor versions of the heartbeats' format, as in a rolling upgrade: another one
+    /// after each start.
+    pub versions: bool,
     /// Whether roles are elected; otherwise a test sets them.
     pub elected: bool,
     /// Whether machines run without baton: there should be one then.
@@ -77,6 +81,7 @@ impl Default for Options {
             skew_ppm: 0,
             hedge: Duration::from_millis(5),
             orphans_after: Duration::from_secs(2),
+            versions: false,
             elected: true,
             plain: false,
             connections: 4096,
@@ -130,6 +135,15 @@ impl Options {
     /// A stranger's MAC.
     pub fn stranger_mac(index: usize) -> Mac {
         Mac([2, 0, 0, 0, 4, index as u8])
+    }
+
+    /// Which minor version of the heartbeats' format a member speaks, after so many starts.
+    pub fn dialect(&self, index: usize, start: u64) -> Dialect {
+        if !self.versions {
+            return Dialect::Present;
+        }
+        // The first member begins as the earliest, and so on round; each start is an upgrade, or takes one back.
+        Dialect::ALL[(index + start as usize + 2) % Dialect::ALL.len()]
     }
 
     /// A machine's boot id, after so many boots.

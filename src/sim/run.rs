@@ -135,6 +135,9 @@ fn about(options: &Options) -> String {
         let _ = write!(about, "{} with {} active, ", Options::vip_address(vip), options.actives_of(vip));
     }
     let _ = write!(about, "clients at {:?}, backlog {}", options.client_delay, options.backlog);
+    if options.versions {
+        about.push_str(", heartbeats of different versions");
+    }
     about
 }
 
@@ -169,6 +172,8 @@ fn draw(setup: Setup, random: &mut Random) -> Options {
         handshakes: 2048,
         backlog: random.pick(&[4, 16, 128]),
         client_delay: random.pick(&[Cable::default().delay, 200 * MS / 1000, 3 * MS, 10 * MS]),
+        // Not drawn, so that it changes nothing else of a run.
+        versions: setup.seed % 4 == 0,
         ..Options::default()
     }
 }

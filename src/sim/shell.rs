@@ -9,8 +9,11 @@ use super::kernel::{Kernel, Kind};
 use super::options::Options;
 use super::segment::Flow;
 use crate::classify::Facts;
+use crate::control::auth::Authenticator;
+use crate::control::heartbeat::dialect::Dialect;
 use crate::control::truth::{Ending, Held, Truth};
-use crate::control::{Action, Control, Event, Holds, LookUp, Report, truth};
+use crate::control::{Action, Control, Event, Holds, LookUp, Report, Settings, truth};
+use crate::shared::HeartbeatFrame;
 use crate::table::{Tuple, VipIndex};
 use crate::time::Time;
 use crate::worker::Member;
@@ -20,6 +23,38 @@ const LONGEST_WAIT: Duration = Duration::from_millis(10);
 
 /// Between two probes of the local service.
 const PROBE_EVERY: Duration = Duration::from_millis(20);
+
+/// The minor version of heartbeats that a member speaks.
+pub struct Speech {
+    dialect: Dialect,
+    ethertype: u16,
+    auth: Authenticator,
+}
+
+impl Speech {
+    /// Of a member with these settings.
+    pub fn new(dialect: Dialect, settings: &Settings) -> Speech {
+        let auth = Authenticator::new(&settings.cluster, &settings.key);
+        Speech { dialect, ethertype: settings.ethertype, auth }
+    }
+
+    fn say(&self, frame: HeartbeatFrame) -> Option<HeartbeatFrame> {
+        match self.dialect {
+            Dialect::Present => Some(frame),
+            dialect => HeartbeatFrame::new(&dialect.send(frame.bytes(), self.ethertype, &self.auth)?),
+        }
+    }
+
+    fn hear(&self, frame: HeartbeatFrame) -> HeartbeatFrame {
+        match self.dialect {
+            Dialect::Earlier => {
+                let understood = self.dialect.receive(frame.bytes(), self.ethertype, &self.auth);
+                HeartbeatFrame::new(&understood).unwrap_or(frame)
+            }
+            _ => frame,
+        }
+    }
+}
 
 /// A member's control thread. Its times are of the member's own clock.
 pub struct Shell {
@@ -31,6 +66,7 @@ pub struct Shell {
     pub left: bool,
     /// Added to the metric, which is the number of connections.
     pub burden: f64,
+    speech: Speech,
     look_ups: Vec<LookUp>,
     truth: Truth,
     probe_due: Option<Time>,
@@ -39,9 +75,17 @@ pub struct Shell {
 
 impl Shell {
     /// A shell around a control core, and a table that has been rebuilt. `probed`: the local services are.
-    pub fn start(control: Option<Control>, probed: bool, truth: Truth, member: &Member, now: Time) -> Shell {
+    pub fn start(
+        control: Option<Control>,
+        speech: Speech,
+        probed: bool,
+        truth: Truth,
+        member: &Member,
+        now: Time,
+    ) -> Shell {
         let mut shell = Shell {
             control,
+            speech,
             reports: Vec::new(),
             left: false,
             burden: 0.0,
@@ -64,7 +108,7 @@ impl Shell {
     pub fn run(&mut self, member: &Member, sockets: &mut Sockets<'_>, now: Time) {
         self.look_due = now + LONGEST_WAIT;
         while let Some(heartbeat) = member.shared.inbox.pop() {
-            self.step(Event::Frame(heartbeat.bytes()), member, now);
+            self.step(Event::Frame(self.speech.hear(heartbeat).bytes()), member, now);
         }
         if self.probe_due.is_some_and(|due| due <= now) {
             self.probe_due = Some(now + PROBE_EVERY);
@@ -103,8 +147,12 @@ impl Shell {
         control.step(event, now, &mut actions);
         for action in actions {
             match action {
-                // A full outbox: lost, as on the wire.
-                Action::Send(heartbeat) => drop(member.shared.outbox.push(*heartbeat)),
+                Action::Send(heartbeat) => {
+                    if let Some(heartbeat) = self.speech.say(*heartbeat) {
+                        // A full outbox: lost, as on the wire.
+                        let _ = member.shared.outbox.push(heartbeat);
+                    }
+                }
                 Action::SetRole { vip, role } => member.shared.roles.store(vip, role),
                 Action::LookUp(look_up) => self.look_ups.push(look_up),
                 // A full queue: the client's next repeat tells again.

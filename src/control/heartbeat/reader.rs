@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
         Some(*taken)
     }
 
-    fn section(&mut self) -> Option<(u8, &'a [u8])> {
+    pub(super) fn section(&mut self) -> Option<(u8, &'a [u8])> {
         let kind = self.u8()?;
         let len = self.u16()?;
         Some((kind, self.take(len.into())?))

@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::dialect::Dialect;
 use super::*;
 use crate::config::checked::Key;
 
@@ -50,36 +51,9 @@ fn frames(echoes: &[Echo], vips: &[VipBeat]) -> Vec<Vec<u8>> {
     frames.iter().map(|frame| frame.bytes().to_vec()).collect()
 }
 
-/// A frame as a later minor version might send it: a longer header, longer entries, a section of a new type.
-pub(in crate::control) fn as_newer_minor(frame: &[u8], auth: &Authenticator) -> Vec<u8> {
-    let heartbeat = parse(frame, ETHERTYPE, auth).unwrap();
-    let mut newer = frame[..ETHERNET_LEN + HEADER_LEN].to_vec();
-    newer[19] = MINOR + 1;
-    set_u16(&mut newer, 30, HEADER_LEN + 5);
-    newer.extend([1, 2, 3, 4, 5]);
-    newer.extend([200, 0, 3, 9, 9, 9]);
-    newer.push(SECTION_ECHOES);
-    newer.extend(((1 + heartbeat.echoes.len() * (ECHO_LEN + 2)) as u16).to_be_bytes());
-    newer.push(ECHO_LEN as u8 + 2);
-    for echo in &heartbeat.echoes {
-        let mut section = Vec::new();
-        write_echoes(&mut section, std::slice::from_ref(echo));
-        newer.extend(&section[4..]);
-        newer.extend([6, 7]);
-    }
-    let start = newer.len();
-    newer.extend([SECTION_VIPS, 0, 0]);
-    for vip in &heartbeat.vips {
-        let entry = newer.len();
-        write_vip(&mut newer, vip);
-        newer[entry] += 3;
-        newer.extend([8; 3]);
-    }
-    let body = newer.len() - start - 3;
-    set_u16(&mut newer, start + 1, body);
-    inquiry::write_sections(&mut newer, &heartbeat.inquiry);
-    seal(auth, &mut newer);
-    newer
+/// A frame as a later minor version might send it.
+fn later(frame: &[u8]) -> Vec<u8> {
+    Dialect::Later.send(frame, ETHERTYPE, &auth()).unwrap()
 }
 
 #[test]
@@ -173,7 +147,7 @@ fn an_inquiry_survives_writing_and_reading_also_by_a_later_minor_version() {
     let frame = inquiry_frame(&[echo(1)], &inquiry);
     let read = parse(&frame, ETHERTYPE, &auth()).unwrap();
     assert_eq!((&read.inquiry, read.header.sequence, read.echoes.len()), (&inquiry, 1, 1));
-    assert_eq!(parse(&as_newer_minor(&frame, &auth()), ETHERTYPE, &auth()).unwrap().inquiry, inquiry);
+    assert_eq!(parse(&later(&frame), ETHERTYPE, &auth()).unwrap().inquiry, inquiry);
 }
 
 #[test]
@@ -208,11 +182,33 @@ fn padding_after_the_tag_is_ignored() {
 fn a_later_minor_version_is_read_and_another_major_is_not() {
     let (echoes, vips) = ([echo(1), echo(2)], [vip(1, 1), vip(2, 2)]);
     let frame = frames(&echoes, &vips).remove(0);
-    let read = parse(&as_newer_minor(&frame, &auth()), ETHERTYPE, &auth()).unwrap();
+    let read = parse(&later(&frame), ETHERTYPE, &auth()).unwrap();
     assert_eq!((read.echoes.as_slice(), read.vips.as_slice()), (&echoes[..], &vips[..]));
     let mut other = frame;
     other[18] = 2;
     assert_eq!(parse(&other, ETHERTYPE, &auth()), Err(Rejected::OtherVersion(2)));
+}
+
+#[test]
+fn an_earlier_minor_version_is_read_and_skips_what_it_does_not_know() {
+    let (echoes, vips) = ([echo(1), echo(2)], [vip(1, 1), vip(2, 2)]);
+    let frame = frames(&echoes, &vips).remove(0);
+    let sent = Dialect::Earlier.send(&frame, ETHERTYPE, &auth()).unwrap();
+    assert_eq!((sent[19], frame[19]), (0, MINOR));
+    let read = parse(&sent, ETHERTYPE, &auth()).unwrap();
+    assert_eq!((read.echoes.as_slice(), read.vips.as_slice()), (&echoes[..], &vips[..]));
+    // It neither asks nor answers, and of what others ask it takes the rest.
+    let inquiry = Inquiry { questions: vec![question(1)], answers: vec![answer(1)] };
+    let asks = inquiry_frame(&echoes, &inquiry);
+    assert_eq!(Dialect::Earlier.send(&asks, ETHERTYPE, &auth()), None);
+    for asks in [later(&asks), asks] {
+        let read = parse(&Dialect::Earlier.receive(&asks, ETHERTYPE, &auth()), ETHERTYPE, &auth()).unwrap();
+        assert_eq!((read.echoes.as_slice(), read.inquiry), (&echoes[..], Inquiry::default()));
+    }
+    // What is not the cluster's is left for the member to refuse.
+    let mut altered = frame.clone();
+    altered[100] ^= 1;
+    assert_eq!(Dialect::Earlier.receive(&altered, ETHERTYPE, &auth()), altered);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::checked::{Key, Rebalance};
 use crate::control::assignment::Assignment;
 use crate::control::auth::Authenticator;
-use crate::control::heartbeat::as_newer_minor;
+use crate::control::heartbeat::dialect::Dialect;
 use crate::control::{
     Action, ClusterView, Control, Event, Holds, Identity, Name, PeerState, Report, Settings, VipSettings, Warning,
 };
@@ -94,6 +94,9 @@ pub struct Node {
     pub held: BTreeSet<Tuple>,
     /// Its kernel does not tell.
     pub cannot_tell: bool,
+    /// The minor version of heartbeats that it speaks.
+    pub dialect: Dialect,
+    auth: Authenticator,
     /// How often it looked.
     pub looked_up: usize,
     /// Clients that it found to be orphans.
@@ -117,8 +120,6 @@ pub struct Cluster {
     pub cut: BTreeSet<(usize, usize)>,
     pub loss: f64,
     pub duplication: f64,
-    /// Who sends in a later minor version of the format.
-    pub newer: Option<usize>,
     /// The longest delay of a frame.
     pub delay: Duration,
     /// The fewest members that served a VIP at once since it was set.
@@ -160,6 +161,8 @@ impl Cluster {
             left: false,
             held: BTreeSet::new(),
             cannot_tell: false,
+            dialect: Dialect::Present,
+            auth: Authenticator::new("web", &Key([7; 32])),
             looked_up: 0,
             resets: Vec::new(),
             ticked: None,
@@ -174,7 +177,6 @@ impl Cluster {
             cut: BTreeSet::new(),
             loss: 0.0,
             duplication: 0.0,
-            newer: None,
             delay: Duration::from_micros(200),
             fewest: usize::MAX,
             most: 0,
@@ -229,6 +231,8 @@ impl Cluster {
             left: false,
             held: BTreeSet::new(),
             cannot_tell: false,
+            dialect: Dialect::Present,
+            auth: Authenticator::new("web", &Key([7; 32])),
             looked_up: 0,
             resets: Vec::new(),
             ticked: None,
@@ -318,11 +322,8 @@ impl Cluster {
     fn act(&mut self, index: usize, action: Action) {
         match action {
             Action::Send(frame) => {
-                let mut frame = frame.bytes().to_vec();
-                if self.newer == Some(index) {
-                    let settings = &self.nodes[index].settings;
-                    frame = as_newer_minor(&frame, &Authenticator::new(&settings.cluster, &settings.key));
-                }
+                let node = &self.nodes[index];
+                let Some(frame) = node.dialect.send(frame.bytes(), node.settings.ethertype, &node.auth) else { return };
                 for to in (0..self.nodes.len()).filter(|&to| to != index) {
                     self.transmit(index, to, &frame);
                 }
@@ -366,10 +367,12 @@ impl Cluster {
     }
 
     fn deliver(&mut self, to: usize, frame: &[u8]) {
-        if !self.nodes[to].paused {
-            self.event(to, Event::Frame(frame));
+        let node = &self.nodes[to];
+        let frame = node.dialect.receive(frame, node.settings.ethertype, &node.auth);
+        if !node.paused {
+            self.event(to, Event::Frame(&frame));
         } else if self.nodes[to].inbox.len() < INBOX {
-            self.nodes[to].inbox.push_back(frame.to_vec());
+            self.nodes[to].inbox.push_back(frame);
         }
     }
 

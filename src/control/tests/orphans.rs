@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::harness::{Cluster, ORPHANS_AFTER, Options};
 use crate::control::heartbeat::QUESTIONS_MAX;
+use crate::control::heartbeat::dialect::Dialect;
 use crate::control::{Event, PeerState};
 use crate::frame::Mac;
 use crate::orphans::{Suspect, Suspicion};
@@ -360,21 +361,23 @@ fn a_role_that_has_moved_ends_the_search() {
 fn members_of_an_older_minor_version_do_not_answer_so_nobody_is_reset() {
     let mut cluster = settled(Options::default());
     let primary = cluster.active(0);
-    // One that skips the sections: to itself it was asked nothing.
+    // It skips the sections: to itself it was asked nothing.
     let older = others(&cluster, primary)[0];
-    cluster.nodes[older].cannot_tell = true;
+    cluster.nodes[older].dialect = Dialect::Earlier;
     tell(&mut cluster, 1);
     cluster.run(2 * ORPHANS_AFTER);
     nobody_is_reset(&cluster);
     // Among later ones it works.
     let mut cluster = settled(Options::default());
     let primary = cluster.active(0);
-    cluster.newer = Some(others(&cluster, primary)[0]);
+    let later = others(&cluster, primary)[0];
+    cluster.nodes[later].dialect = Dialect::Later;
     cluster.run(100 * MS);
     tell(&mut cluster, 1);
     cluster.run(100 * MS);
     assert_eq!(cluster.nodes[primary].resets.len(), 1);
-    cluster.newer = Some(primary);
+    cluster.nodes[later].dialect = Dialect::Present;
+    cluster.nodes[primary].dialect = Dialect::Later;
     tell(&mut cluster, 2);
     cluster.run(100 * MS);
     assert_eq!(cluster.nodes[primary].resets.len(), 2);

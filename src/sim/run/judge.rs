@@ -46,6 +46,7 @@ impl Run {
         }
         self.check_hosts();
         self.check_switch();
+        self.check_heartbeats();
     }
 
     /// Members hold one assignment, and play the roles that it says.
@@ -207,6 +208,19 @@ impl Run {
             }
         }) {}
         stale.map(|flow| (flow, "knows a connection that its host does not have".into()))
+    }
+
+    /// Members understand each other, whatever versions they speak.
+    fn check_heartbeats(&mut self) {
+        for member in 0..self.cluster.members.len() {
+            let daemon = self.cluster.members[member].daemon.as_ref();
+            let Some(view) = daemon.and_then(|daemon| daemon.view(self.cluster.now)) else { continue };
+            let seen = view.heartbeats;
+            if (seen.malformed, seen.wrong_key, seen.other_version) != (0, 0, 0) {
+                let what = format!("s{} does not understand the heartbeats of its cluster: {seen:?}", member + 1);
+                self.cluster.checks.violate(self.cluster.now, None, what);
+            }
+        }
     }
 
     fn check_switch(&mut self) {
