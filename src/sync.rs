@@ -1,5 +1,5 @@
 //! One facade for atomics, so that the table and the flags themselves, not copies of them, run under loom
-//! (`RUSTFLAGS="--cfg loom"`), as crossbeam-epoch does with its `mod primitive`.
+//! (the feature of that name), as crossbeam-epoch does with its `mod primitive`.
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};

@@ -2,7 +2,7 @@
 //! value that a load may return under the memory model.
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --no-default-features --test loom
+//! cargo test --no-default-features --features loom --test loom
 //! ```
 
 #![cfg(loom)]
