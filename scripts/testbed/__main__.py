@@ -12,8 +12,13 @@ from pathlib import Path
 
 from .checks import Check, Context, all_checks
 from .member import REPOSITORY, baton_binary, remove_tree
+from .pace import pace
 from .report import Report, Skipped, run_check
 from .topology import sweep
+
+# Continuous integration runs on machines that stand still for longer than three heartbeats of 10 ms now and then. Where a
+# check is not about time, that is not to be a death.
+_QUICK_HEARTBEATS = "10"
 
 TOOLS = ["ip", "bridge", "ss", "nft", "ethtool", "tcpdump", "nginx", "curl", "wrk", "ping", "sysctl"]
 
@@ -43,7 +48,8 @@ def _check(options: argparse.Namespace) -> int:
     for name in names:
         settings = dict(entry.split("=", 1) for entry in options.set)
         if options.quick:
-            settings = {**(checks[name].quick or {}), **settings}
+            settings = {"heartbeats": _QUICK_HEARTBEATS, **(checks[name].quick or {}), **settings}
+        pace.heartbeats = float(settings.get("heartbeats", "1"))
         body = partial(_body, checks[name], options.out, settings)
         reports.append(run_check(name, body, options.out / f"{name}.json"))
         if reports[-1].passed and not options.keep:

@@ -14,7 +14,7 @@ class Pace:
     patience: float = 1.0
     """By how much longer clients wait for a connection, and for an answer."""
     heartbeats: float = 1.0
-    """By how much longer the heartbeats' interval is, and with it the detection of a death."""
+    """By how much longer the heartbeats' interval is, and with it the detection of a death. `--set heartbeats=` says so too."""
     answers: float = 1.0
     """By how much later a member's first answer to a SYN may leave: a processor that stands still knows nothing."""
     kernels_apart: bool = False

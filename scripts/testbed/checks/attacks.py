@@ -9,6 +9,7 @@ from typing import Any
 from ..cluster import Testbed, testbed
 from ..judge import judge
 from ..member import HEARTBEAT_ETHERTYPE, Settings, wait_ready, write_key
+from ..pace import pace
 from ..shell import inside
 from . import Check, Context
 
@@ -94,7 +95,7 @@ class _Steady:
                 self._changes.append(f"{self._view} became {now}")
             time.sleep(0.05)
 
-    def judge(self, reasons: tuple[str, ...], at_least: int) -> None:
+    def judge(self, reasons: tuple[str, ...], at_least: float) -> None:
         """Nothing has changed, and `status` shows at least so many rejections for one of these reasons."""
         self._report.equal(f"{self._attack}: changes of roles, terms or peers", self._changes, [])
         after = _rejections(self._bed)
@@ -102,19 +103,19 @@ class _Steady:
             reason: after[reason] - self._before[reason] for reason in _REJECTED if after[reason] > self._before[reason]
         }
         counted = sum(rise.get(reason, 0) for reason in reasons)
-        wanted = f"at least {at_least} as {' or '.join(reasons)}"
+        wanted = f"at least {at_least:g} as {' or '.join(reasons)}"
         self._report.expect(f"{self._attack}: rejections shown by status", rise, wanted, counted >= at_least)
 
 
 def heartbeat_attacks(context: Context) -> None:
     """Every attack changes nothing and shows in `status`."""
-    settings = Settings(cluster="attacked")
+    settings, many = Settings(cluster="attacked"), 100 / pace.heartbeats
     with testbed(context.home, settings=settings) as bed:
         vmac = bed.vmac()
         bed.network.add_host("x1", 1)
         recorder = _Recorder(bed)
         old = _record_a_run(bed, recorder)
-        context.report.expect("heartbeats recorded of the first run", len(old), "at least 100", len(old) >= 100)
+        context.report.at_least("heartbeats recorded of the first run", len(old), many)
         for member in bed.members:
             member.start()
         wait_ready(bed.members)
@@ -130,7 +131,7 @@ def heartbeat_attacks(context: Context) -> None:
         attack = _Steady(context, bed, "replayed within the same run")
         time.sleep(0.5)
         fresh = recorder.take()
-        context.report.expect("heartbeats recorded of the second run", len(fresh), "at least 100", len(fresh) >= 100)
+        context.report.at_least("heartbeats recorded of the second run", len(fresh), many)
         time.sleep(0.2)
         _inject(bed, fresh)
         attack.watch(_WATCH)
@@ -169,7 +170,7 @@ def _wrong_key(context: Context, bed: Testbed, settings: Settings) -> None:
     stranger.start()
     attack.watch(_WATCH)
     stranger.kill()
-    attack.judge(("wrong_key",), 100)
+    attack.judge(("wrong_key",), 100 / pace.heartbeats)
 
 
 def _same_name(context: Context, bed: Testbed, settings: Settings) -> None:
@@ -180,7 +181,7 @@ def _same_name(context: Context, bed: Testbed, settings: Settings) -> None:
     double.start()
     attack.watch(_WATCH)
     double.kill()
-    attack.judge(("duplicate_name",), 100)
+    attack.judge(("duplicate_name",), 100 / pace.heartbeats)
 
 
 CHECKS = [

@@ -13,8 +13,8 @@ from . import Check, Context
 
 def _sparse(bed: Testbed, context: Context, name: str) -> Results:
     """Requests far apart: each one meets pollers that sleep."""
-    log = context.home / f"{name}.log"
-    return Client(bed.client.namespace, CLIENT_ADDRESSES, log, opens=100, every_us=50_000).wait(timeout=30)
+    log, opens = context.home / f"{name}.log", int(context.number("requests", 100))
+    return Client(bed.client.namespace, CLIENT_ADDRESSES, log, opens=opens, every_us=50_000).wait(timeout=30)
 
 
 def _latency(results: Results) -> list[float]:
@@ -45,4 +45,4 @@ def idle_cost(context: Context) -> None:
     report.number("through baton: connect p50, p99, answer p50, p99 (ms)", _latency(through))
 
 
-CHECKS = [Check("idle-cost", "an idle adaptive member leaves its core almost idle", idle_cost, {"seconds": "5"})]
+CHECKS = [Check("idle-cost", "an idle adaptive member leaves its core almost idle", idle_cost, {"seconds": "3", "requests": "40", "heartbeats": "1"})]

@@ -94,13 +94,8 @@ def kill_active_1ms(context: Context) -> None:
     _kill_active(context, "1ms", 15)
 
 
+# Not in continuous integration: a shared machine's own pauses are as long as what they measure.
 CHECKS = [
-    Check(
-        "kill-active-10ms",
-        "the active killed, its link cut: accepted again within 60 ms",
-        kill_active_10ms,
-        {"kills": "3"},
-    ),
-    # Not in continuous integration: a shared machine's own pauses are as long as what it measures.
+    Check("kill-active-10ms", "the active killed, its link cut: accepted again within 60 ms", kill_active_10ms, None),
     Check("kill-active-1ms", "the same at 1 ms heartbeats: within 15 ms", kill_active_1ms, None),
 ]

@@ -18,6 +18,7 @@ from ..clients.direct import ask, connect, request
 from ..cluster import CLIENT_ADDRESSES, Testbed, testbed
 from ..judge import Absence, Story, judge
 from ..member import HEARTBEAT_ETHERTYPE, REPOSITORY, VIP, Member, Settings, VipSettings, wait_ready
+from ..pace import pace
 from ..shell import Process, run, wait_until
 from . import Check, Context
 
@@ -301,7 +302,7 @@ def orphans_alive(context: Context) -> None:
         wrong = _discharge(patients)
         ends = [download.popen.wait(timeout=70) for download in downloads]
         kept = busy.stop()
-        report.at_least("heartbeats the switch dropped", bed.network.unblock(), 100)
+        report.at_least("heartbeats the switch dropped", bed.network.unblock(), 100 / pace.heartbeats)
         wait_until(lambda: len(bed.actives()) == 1, "one active member again", timeout=5)
         sink.stop()
         judge(report, bed, vmac)

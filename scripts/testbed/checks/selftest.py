@@ -105,6 +105,6 @@ def flood_tool(context: Context) -> None:
 
 CHECKS = [
     Check("instruments", "the testbed's own instruments work (without baton)", instruments, {}, needs_baton=False),
-    Check("long-cable", "the long cable gives 100 ms round trips (without baton)", long_cable, {}, needs_baton=False),
-    Check("flood-tool", "the flood is made of good SYNs (without baton)", flood_tool, {}, needs_baton=False),
+    Check("long-cable", "the long cable gives 100 ms round trips (without baton)", long_cable, None, needs_baton=False),
+    Check("flood-tool", "the flood is made of good SYNs (without baton)", flood_tool, None, needs_baton=False),
 ]
