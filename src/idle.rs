@@ -58,6 +58,11 @@ pub struct Idle {
     told: bool,
 }
 
+/// How long a worker that can be woken waits at most, of a member with these heartbeats.
+pub fn longest_wait(heartbeat: Duration, missed: u32) -> Duration {
+    (heartbeat * missed / OF_PATIENCE).min(LONGEST_WAIT)
+}
+
 impl Idle {
     /// For a worker that has not polled yet, of a member that sends a heartbeat every `heartbeat` and is taken for dead
     /// after `missed` of them.
@@ -65,7 +70,7 @@ impl Idle {
         Idle {
             poll,
             longest_sleep: (heartbeat / OF_A_HEARTBEAT).clamp(LONGEST.0, LONGEST.1),
-            longest_wait: can_wait.then_some((heartbeat * missed / OF_PATIENCE).min(LONGEST_WAIT)),
+            longest_wait: can_wait.then(|| longest_wait(heartbeat, missed)),
             empty_turns: 0,
             told: false,
         }

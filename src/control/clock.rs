@@ -48,17 +48,22 @@ impl ListeningClock {
             }
             return None;
         }
-        let since = *self.late_since.get_or_insert(self.listened);
-        self.listen_until = (self.listened + heartbeat).min(since + heartbeat * PUT_OFF_MAX);
+        self.put_off(heartbeat);
         Some(gap)
     }
 
     /// Whether workers poll: while they do not, the clock stands still.
     pub(super) fn set_hearing(&mut self, hearing: bool, heartbeat: Duration) {
         if hearing && !self.hearing {
-            self.listen_until = self.listened + heartbeat;
+            self.put_off(heartbeat);
         }
         self.hearing = hearing;
+    }
+
+    /// Nobody is judged for a heartbeat from now on.
+    fn put_off(&mut self, heartbeat: Duration) {
+        let since = *self.late_since.get_or_insert(self.listened);
+        self.listen_until = (self.listened + heartbeat).min(since + heartbeat * PUT_OFF_MAX);
     }
 
     pub(super) fn listened(&self) -> Duration {

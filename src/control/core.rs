@@ -75,7 +75,10 @@ pub enum Event<'a> {
     LookedUp(LookUp, Holds),
     /// Frames to this member were lost: what it did not hear says nothing for a while.
     FramesLost,
-    /// Whether workers poll. While they do not, heartbeats stop, and silence of peers does not count.
+    /// Whether workers polled lately. While they do not, silence of peers does not count: their heartbeats wait in the
+    /// wire's queues. Told long before silence would be taken for a death.
+    Hearing(bool),
+    /// Whether workers poll at all. While they do not, heartbeats stop, and silence of peers does not count.
     WorkersAlive(bool),
     /// Ports run and the table is rebuilt: this member may become active once it has listened to the others.
     Ready,
@@ -277,6 +280,7 @@ impl Control {
                 self.doubt();
                 return false;
             }
+            Event::Hearing(hearing) => self.clock.set_hearing(hearing, self.settings.heartbeat),
             Event::WorkersAlive(alive) => {
                 self.clock.set_hearing(alive, self.settings.heartbeat);
                 self.doubt();

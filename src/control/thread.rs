@@ -17,6 +17,7 @@ use super::{Action, CannotActivate, Control, Event, Report};
 use crate::config::Config;
 use crate::control::probes::Measured;
 use crate::counters::Counters;
+use crate::idle;
 use crate::shared::{HeartbeatFrame, Role};
 use crate::table::VipIndex;
 use crate::time::{Clock, Time};
@@ -124,7 +125,7 @@ impl<K: Kernel> Shell<K> {
     pub fn run(self) -> Ended {
         let started = self.clock.now();
         let vips = self.member.facts.vips.len();
-        let watch = Watch::new(&self.workers, self.config.cluster.heartbeat * self.config.cluster.missed, started);
+        let watch = Watch::new(self.workers.len(), self.config.cluster.heartbeat, self.config.cluster.missed, started);
         let mut running = Running {
             started,
             role_changes: vec![0; vips],
@@ -250,7 +251,12 @@ impl<K: Kernel> Running<K> {
 
     /// A worker that hangs must not keep the role: without it, heartbeats stop, and another member takes over.
     fn watch_workers(&mut self, now: Time) {
-        let Some(alive) = self.watch.look(&self.shell.workers, now) else { return };
+        let polls = self.shell.workers.iter().map(|worker| worker.counters.polls.get());
+        let changed = self.watch.look(polls, now);
+        if let Some(hears) = changed.hears {
+            self.step(Event::Hearing(hears), now);
+        }
+        let Some(alive) = changed.alive else { return };
         if !alive {
             tracing::error!("a worker does not poll: no heartbeats until it does");
         }
@@ -367,29 +373,56 @@ fn log(report: &Report) {
 struct Watch {
     polls: Vec<u64>,
     seen: Vec<Time>,
+    /// Within this time a worker polls, however idle it is.
+    hears_within: Duration,
+    /// After this time it hangs.
     patience: Duration,
+    hears: bool,
     alive: bool,
     /// No worker has been seen polling yet.
     first: bool,
 }
 
+/// What has changed about the workers.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Changed {
+    /// Whether heartbeats that arrive are read.
+    hears: Option<bool>,
+    /// Whether all workers poll.
+    alive: Option<bool>,
+}
+
 impl Watch {
-    fn new(workers: &[WorkerView], patience: Duration, now: Time) -> Watch {
-        Watch { polls: vec![0; workers.len()], seen: vec![now; workers.len()], patience, alive: false, first: true }
+    fn new(workers: usize, heartbeat: Duration, missed: u32, now: Time) -> Watch {
+        // Silence began up to a heartbeat before the worker stood still. It must not look like a death before this
+        // tells of the worker, and a worker that waits for a frame does not stand still.
+        let hears_within = (heartbeat / 2).max(idle::longest_wait(heartbeat, missed) * 3 / 2);
+        Watch {
+            polls: vec![0; workers],
+            seen: vec![now; workers],
+            hears_within,
+            patience: heartbeat * missed,
+            hears: true,
+            alive: false,
+            first: true,
+        }
     }
 
-    /// Whether they do, if that has changed.
-    fn look(&mut self, workers: &[WorkerView], now: Time) -> Option<bool> {
-        for (index, worker) in workers.iter().enumerate() {
-            let polls = worker.counters.polls.get();
+    /// What has changed, by how often each worker has polled.
+    fn look(&mut self, polls: impl Iterator<Item = u64>, now: Time) -> Changed {
+        for (index, polls) in polls.enumerate() {
             if polls != self.polls[index] {
                 self.polls[index] = polls;
                 self.seen[index] = now;
             }
         }
-        let polled = self.polls.iter().all(|&polls| polls > 0);
-        let alive = polled && self.seen.iter().all(|&seen| now.since(seen) < self.patience);
-        (std::mem::replace(&mut self.alive, alive) != alive).then_some(alive)
+        let within = |time| self.seen.iter().all(|&seen| now.since(seen) < time);
+        let hears = within(self.hears_within);
+        let alive = self.polls.iter().all(|&polls| polls > 0) && within(self.patience);
+        Changed {
+            hears: (std::mem::replace(&mut self.hears, hears) != hears).then_some(hears),
+            alive: (std::mem::replace(&mut self.alive, alive) != alive).then_some(alive),
+        }
     }
 }
 
@@ -417,6 +450,45 @@ impl Advice {
                 "segments with unfinished checksums arrive and are dropped (unfinished_checksum): switch checksum offload off \
                  on their senders: ethtool -K IFACE tx off"
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_worker_that_stands_still_is_told_of_before_anybody_looks_dead() {
+        for (heartbeat, missed) in [(1, 3), (1, 10), (10, 2), (10, 3), (10, 10), (100, 3), (10_000, 3)] {
+            let (heartbeat, mut now) = (heartbeat * MS, Time::from_millis(1000));
+            let mut watch = Watch::new(2, heartbeat, missed, now);
+            assert_eq!(watch.look([1, 1].into_iter(), now), Changed { hears: None, alive: Some(true) });
+            // As idle as it gets, and the control thread late by its longest wait.
+            let idlest = idle::longest_wait(heartbeat, missed) + (heartbeat / 5).min(LONGEST_WAIT);
+            for polls in 2..100 {
+                now += idlest;
+                assert_eq!(watch.look([polls, polls].into_iter(), now), Changed::default());
+            }
+            // One of them stands still; the last heartbeat came an interval before.
+            let (stood_still, mut events) = (now, Vec::new());
+            for polls in 100..3000 {
+                now += heartbeat / 100;
+                let changed = watch.look([polls, 99].into_iter(), now);
+                if changed != Changed::default() {
+                    events.push((now.since(stood_still), changed));
+                }
+            }
+            let [(deaf, first), (hung, second)] = &events[..] else { panic!("{events:?}") };
+            assert_eq!(first, &Changed { hears: Some(false), alive: None });
+            assert_eq!(second, &Changed { hears: None, alive: Some(false) });
+            assert!(heartbeat + *deaf < heartbeat * missed + heartbeat / 2, "{deaf:?} at {heartbeat:?} x {missed}");
+            assert!(*hung <= heartbeat * missed + heartbeat / 50);
+            now += heartbeat;
+            let back = watch.look([3001, 100].into_iter(), now);
+            assert_eq!(back, Changed { hears: Some(true), alive: Some(true) });
         }
     }
 }

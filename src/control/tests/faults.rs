@@ -197,6 +197,69 @@ fn members_that_list_vips_in_another_order_agree() {
     assert_eq!(of(0, 2), of(1, 0));
 }
 
+/// Workers of these members stand still for `length`; their control threads go on, and see it after a while. Returns by how
+/// much the term has grown when all is over.
+fn stalled(seed: u64, members: &[usize], length: Duration) -> (Cluster, u64) {
+    let mut cluster = Cluster::new(Options { seed, ..Options::default() });
+    (0..3).for_each(|index| cluster.start(index));
+    cluster.run(500 * MS + Duration::from_micros(seed * 700));
+    let term = cluster.term(0);
+    members.iter().for_each(|&index| cluster.stall(index));
+    let noticed = Duration::from_millis(12).min(length);
+    cluster.run(noticed);
+    if noticed < length {
+        members.iter().for_each(|&index| cluster.event(index, Event::Hearing(false)));
+    }
+    cluster.run(length - noticed);
+    members.iter().for_each(|&index| cluster.unstall(index));
+    cluster.run(300 * MS);
+    assert_eq!(cluster.disagreement(), None);
+    let grown = cluster.term(0) - term;
+    (cluster, grown)
+}
+
+#[test]
+fn whose_own_worker_stands_still_takes_nobody_for_dead() {
+    let dead = |report: &Report| matches!(report, Report::PeerDead { .. });
+    for seed in 0..15 {
+        for length in [10, 20, 40, 70] {
+            // A core of all of them: nobody has heard anybody, and nobody is at fault.
+            let (cluster, grown) = stalled(seed, &[0, 1, 2], length * MS);
+            assert_eq!(grown, 0, "for {length} ms, seed {seed}");
+            assert!(!cluster.nodes.iter().any(|node| node.reports.iter().any(|(_, report)| dead(report))));
+            // One: for the others it may be dead, for itself nobody is.
+            for index in 0..3 {
+                let (cluster, grown) = stalled(seed, &[index], length * MS);
+                assert!(grown <= 1, "for {length} ms, seed {seed}: {grown} terms");
+                assert!(
+                    !cluster.nodes[index].reports.iter().any(|(_, report)| dead(report)),
+                    "{length} ms, seed {seed}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn whose_worker_stands_still_again_and_again_still_notices_a_death() {
+    let mut cluster = Cluster::new(Options::default());
+    (0..3).for_each(|index| cluster.start(index));
+    cluster.run(500 * MS);
+    let (victim, other) = (cluster.active(0), (cluster.active(0) + 1) % 3);
+    cluster.kill((victim + 2) % 3);
+    cluster.run(200 * MS);
+    cluster.kill(victim);
+    for _ in 0..20 {
+        cluster.stall(other);
+        cluster.run(12 * MS);
+        cluster.event(other, Event::Hearing(false));
+        cluster.run(8 * MS);
+        cluster.unstall(other);
+        cluster.run(5 * MS);
+    }
+    assert_eq!(cluster.serving(0), [other]);
+}
+
 #[test]
 fn a_slower_member_is_judged_by_its_own_interval() {
     let mut cluster = Cluster::new(Options::default());

@@ -35,6 +35,7 @@ fn event(kind: u8, vip: u8) -> Event<'static> {
         4 => Event::Drain { vip: None },
         5 => Event::Undrain { vip: None },
         6 => Event::Activate { vip: vip % 3 },
+        7 if vip & 1 == 0 => Event::Hearing(vip > 128),
         7 => Event::WorkersAlive(vip > 128),
         8 => Event::Ready,
         9 => Event::FramesLost,

@@ -86,7 +86,10 @@ pub struct Node {
     /// How far its clock is ahead of the test's.
     pub skew: Duration,
     paused: bool,
+    /// Its worker stands still.
+    stalled: bool,
     inbox: VecDeque<Vec<u8>>,
+    outbox: Vec<Vec<u8>>,
     pub roles: Vec<Role>,
     pub reports: Vec<(Time, Report)>,
     pub left: bool,
@@ -155,7 +158,9 @@ impl Cluster {
             boot: index as u8,
             skew: Duration::ZERO,
             paused: false,
+            stalled: false,
             inbox: VecDeque::new(),
+            outbox: Vec::new(),
             roles: vec![Role::default(); options.vips],
             reports: Vec::new(),
             left: false,
@@ -225,7 +230,9 @@ impl Cluster {
             boot: index as u8,
             skew: Duration::ZERO,
             paused: false,
+            stalled: false,
             inbox: VecDeque::new(),
+            outbox: Vec::new(),
             roles: vec![Role::default(); self.options.vips],
             reports: Vec::new(),
             left: false,
@@ -258,6 +265,34 @@ impl Cluster {
         while let Some(frame) = self.nodes[index].inbox.pop_front() {
             self.event(index, Event::Frame(&frame));
         }
+    }
+
+    /// Its worker stands still: what arrives waits, and what it sends does not leave.
+    pub fn stall(&mut self, index: usize) {
+        self.nodes[index].stalled = true;
+    }
+
+    /// Its worker goes on.
+    pub fn unstall(&mut self, index: usize) {
+        self.nodes[index].stalled = false;
+        for frame in std::mem::take(&mut self.nodes[index].outbox) {
+            self.broadcast(index, frame);
+        }
+        // The control thread sees that first.
+        self.event(index, Event::Hearing(true));
+        while let Some(frame) = self.nodes[index].inbox.pop_front() {
+            self.event(index, Event::Frame(&frame));
+        }
+    }
+
+    fn broadcast(&mut self, from: usize, frame: Vec<u8>) {
+        if self.nodes[from].stalled {
+            return self.nodes[from].outbox.push(frame);
+        }
+        for to in (0..self.nodes.len()).filter(|&to| to != from) {
+            self.transmit(from, to, &frame);
+        }
+        self.nodes[from].sent.push(frame);
     }
 
     pub fn is_running(&self, index: usize) -> bool {
@@ -324,10 +359,7 @@ impl Cluster {
             Action::Send(frame) => {
                 let node = &self.nodes[index];
                 let Some(frame) = node.dialect.send(frame.bytes(), node.settings.ethertype, &node.auth) else { return };
-                for to in (0..self.nodes.len()).filter(|&to| to != index) {
-                    self.transmit(index, to, &frame);
-                }
-                self.nodes[index].sent.push(frame);
+                self.broadcast(index, frame);
             }
             Action::SetRole { vip, role } => self.nodes[index].roles[usize::from(vip)] = role,
             Action::LookUp(_) if self.nodes[index].cannot_tell => {}
@@ -369,7 +401,7 @@ impl Cluster {
     fn deliver(&mut self, to: usize, frame: &[u8]) {
         let node = &self.nodes[to];
         let frame = node.dialect.receive(frame, node.settings.ethertype, &node.auth);
-        if !node.paused {
+        if !node.paused && !node.stalled {
             self.event(to, Event::Frame(&frame));
         } else if self.nodes[to].inbox.len() < INBOX {
             self.nodes[to].inbox.push_back(frame);
