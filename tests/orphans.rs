@@ -8,7 +8,7 @@ mod common;
 
 use std::time::Duration;
 
-use baton::control::Event;
+use baton::control::{Event, PeerState};
 use baton::frame::Mac;
 use baton::frame::build::{TcpFrame, tcp_frame, timestamps_option};
 use baton::frame::ethernet::Ethernet;
@@ -366,6 +366,45 @@ fn a_live_members_clients_are_never_reset_though_nobody_hears_its_heartbeats() {
             }
         }
     }
+}
+
+/// Why a client that only waits is told nothing (docs/orphans.md): it may be the client of a member that nobody has ever
+/// heard. All that the members have and say is the same as if its server had gone.
+#[test]
+fn a_client_that_waits_may_be_that_of_a_member_nobody_has_heard() {
+    let mut cluster = settled(Options { clients: 2, ..Options::default() });
+    let flows = open(&mut cluster, 10, Plan::default());
+    let owner = cluster.actives()[0];
+    let others: Vec<usize> = (0..3).filter(|&member| member != owner).collect();
+    // A long poll: the request is acknowledged, its answer takes a while.
+    cluster.members[owner].server.reading = false;
+    flows.iter().for_each(|&(client, flow)| cluster.ask(client, flow));
+    cluster.run_for(100 * MS);
+    cluster.cables[owner].blocked = Some(HEARTBEAT);
+    for &member in &others {
+        cluster.kill(member);
+        cluster.run_for(100 * MS);
+        cluster.start(member).unwrap();
+        cluster.run_for(SECOND);
+    }
+    // One whose machine was rebooted: if the clients were its own, they would wait for ever.
+    cluster.reboot(others[1]);
+    cluster.start(others[1]).unwrap();
+    cluster.run_for(10 * SECOND);
+    for &member in &others {
+        let view = cluster.members[member].daemon.as_ref().unwrap().view(cluster.now).unwrap();
+        let states: Vec<_> = view.peers.iter().map(|peer| peer.state).collect();
+        assert_eq!(states, [PeerState::Alive], "everyone it has ever heard is there");
+    }
+    no_violation(&cluster);
+    assert_eq!((resets(&cluster), cluster.checks.seen.orphans), (0, 0));
+    let (now, machine) = (cluster.now, &mut cluster.members[owner]);
+    machine.server.reading = true;
+    machine.server.resume(&mut machine.kernel, now);
+    cluster.host(owner);
+    cluster.run_for(SECOND);
+    no_violation(&cluster);
+    assert!(stories(&cluster).all(|(_, story)| story.succeeded() && !story.broke()));
 }
 
 #[test]
