@@ -113,7 +113,13 @@ def _detection(kill: Kill, story: Story) -> tuple[float, float]:
     """From the victim's last heartbeat to the successor's first SYN-ACK; and the longest handshake around the kill."""
     last = max(beat for beat in story.heartbeats[kill.victim] if beat < kill.at + GRACE)
     lives = [life for _, life in kill.attempts(story) if life is not None and life.owner != kill.victim]
-    answers = [syn_ack.time for life in lives for syn_ack in life.syn_acks if syn_ack.member != kill.victim]
+    answers = [
+        syn_ack.time
+        for life in lives
+        for syn_ack in life.syn_acks
+        # Before the victim's end another one may have been active for a moment too.
+        if syn_ack.member != kill.victim and syn_ack.time > last
+    ]
     waits = [life.owned_since - life.began for life in lives if life.owned_since]
     return (min(answers) - last) / 1e6, max(waits) / 1e6
 
