@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -20,9 +21,13 @@ from .results import by_round, summarise  # noqa: E402
 
 def draw(plan: Plan, machine: dict[str, Any], samples: list[dict[str, Any]], file: Path) -> Path:
     """Draws it and returns the file."""
-    figure, axes = pyplot.subplots(figsize=(7.2, max(2.4, 1.2 + 0.42 * len(plan.systems))))
-    {"throughput": _throughput, "latency": _latency, "failover": _failover}[plan.measure](axes, plan, samples)
-    axes.set_title(plan.title, loc="left", fontsize=10)
+    rows = len(_names(plan, samples)) if plan.measure == "failover" else len(plan.systems)
+    figure = pyplot.figure(figsize=(7.2, max(2.4, 1.2 + (0.28 if plan.measure == "failover" else 0.42) * rows)))
+    if plan.measure == "failover":
+        _failover(figure, plan, samples)
+    else:
+        {"throughput": _throughput, "latency": _latency}[plan.measure](figure.subplots(), plan, samples)
+    figure.axes[0].set_title(plan.title, loc="left", fontsize=10)
     about = f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, DPDK {machine['dpdk']}"
     figure.text(0.01, 0.01, about, fontsize=6, color="0.4")
     figure.tight_layout(rect=(0, 0.03, 1, 1))
@@ -81,15 +86,34 @@ def _percentiles(recorded: list[list[int]]) -> tuple[list[float], list[float]]:
     return across, up
 
 
-def _failover(axes: Any, plan: Plan, samples: list[dict[str, Any]]) -> None:
-    """The distribution of the outages: what part of them was no longer than this."""
-    for name in _names(plan, samples):
-        gaps = sorted(float(sample["gap"]) for sample in samples if sample["system"] == name)
-        steps = [(number + 1) / len(gaps) for number in range(len(gaps))]
-        axes.step([gaps[0], *gaps], [0, *steps], where="post", label=name)
-    axes.set_xscale("log")
-    axes.set_xlabel("ms without a connection accepted (an attempt every 2 ms)")
-    axes.set_ylabel("part of the events")
-    axes.grid(True, which="major", lw=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.figure.set_size_inches(7.2, 4)
+def _failover(figure: Any, plan: Plan, samples: list[dict[str, Any]]) -> None:
+    """A row for each system: a dot for each event's outage, a stroke at their median; beside it the attempts lost."""
+    names = _names(plan, samples)
+    kinds = [next(system.kind for system in plan.systems if system.name == name) for name in names]
+    outages, losses = figure.subplots(1, 2, sharey=True, width_ratios=[2.6, 1])
+    for row, (name, kind) in enumerate(zip(names, kinds)):
+        own = [sample for sample in samples if sample["system"] == name]
+        colour = f"C{list(dict.fromkeys(kinds)).index(kind)}"
+        gaps = sorted(float(sample["gap"]) for sample in own)
+        # One beside the other where they are many: up and down by turns, so that equal ones are seen.
+        heights = [row + (number % 5 - 2) * 0.09 for number in range(len(gaps))]
+        outages.plot(gaps, heights, ".", color=colour, ms=4, alpha=0.6, mec="none")
+        outages.plot([median(gaps)] * 2, [row - 0.36, row + 0.36], color=colour, lw=1.6)
+        lost = sum(int(sample["failed"]) for sample in own) / len(own)
+        broken = [int(sample["broken"]) for sample in own if sample.get("broken") is not None]
+        losses.barh(row, lost, color=colour, height=0.6)
+        shown = f"{lost:.1f}" if lost < 10 else f"{lost:.0f}"
+        said = f"{shown}, {sum(broken) / len(broken):.0f} broken" if broken else shown
+        losses.annotate(said, (lost, row), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
+    outages.set_yticks(range(len(names)), names)
+    outages.invert_yaxis()
+    outages.set_xscale("log")
+    outages.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    outages.set_xlabel("ms without a connection accepted")
+    outages.grid(True, axis="x", which="major", lw=0.3)
+    losses.set_xscale("symlog", linthresh=1)
+    # Room for what is written behind the longest.
+    losses.set_xlim(0, 50_000)
+    losses.set_xlabel("attempts lost, each time")
+    losses.set_xticks([0, 1, 10, 100, 1000], ["0", "1", "10", "100", "1000"], fontsize=7)
+    losses.tick_params(axis="y", left=False)

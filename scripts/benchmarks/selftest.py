@@ -115,7 +115,7 @@ class Figures(unittest.TestCase):
         machine = {"cpu": "any", "cores": 2, "kernel": "6", "dpdk": "22"}
         rate = {"system": "baton", "round": 0, "rate": 1e6, "passed": 1.0, "share": 1.0}
         histogram = {"system": "baton", "round": 0, "recorded": [[1000, 90], [2000, 9], [9000, 1]]}
-        gap = {"system": "baton", "round": 0, "gap": 33.0}
+        gap = {"system": "baton", "round": 0, "gap": 33.0, "failed": 3, "broken": None}
         files = {
             "throughput": (_RIGHT, rate),
             "latency": ("measure: latency\nsystems: {baton: {baton: {}}}\n", histogram),
