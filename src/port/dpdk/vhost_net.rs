@@ -184,3 +184,35 @@ impl Port for VhostNetPort {
         buffer::allocate(self.pool, len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::build::{TcpFrame, tcp_frame};
+    use crate::frame::checksum;
+
+    #[test]
+    fn an_unfinished_checksum_is_finished_where_it_belongs() {
+        let right = tcp_frame(&TcpFrame { data: b"some data", ..TcpFrame::default() });
+        let mut frame = right.clone();
+        let address = |at: usize| <[u8; 4]>::try_from(&right[at..at + 4]).unwrap().into();
+        let pseudo = checksum::pseudo_header(address(26), address(30), ipv4::TCP, (right.len() - 34) as u16);
+        frame[50..52].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
+        assert!(finish(&mut frame));
+        assert_eq!(frame, right);
+    }
+
+    #[test]
+    fn what_has_no_known_place_for_a_checksum_is_refused() {
+        let right = tcp_frame(&TcpFrame::default());
+        let mut other_protocol = right.clone();
+        other_protocol[23] = 132;
+        let mut ipv6 = right.clone();
+        ipv6[12..14].copy_from_slice(&[0x86, 0xdd]);
+        for mut frame in [other_protocol, ipv6, right[..20].to_vec(), Vec::new()] {
+            let before = frame.clone();
+            assert!(!finish(&mut frame));
+            assert_eq!(frame, before);
+        }
+    }
+}
