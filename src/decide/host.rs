@@ -48,12 +48,7 @@ impl Decider<'_> {
                 Verdict::Drop(DropReason::StrayReset)
             }
             Some(entry) if flags.rst() && entry.syn_seen() => self.reset_after_a_syn(tuple, hash, segment),
-            Some(mut entry) if flags.rst() => {
-                // From here on the host has nothing of it, as after a client's RST (see `established_segment`): until the
-                // entry goes, what it would reset may be another member's.
-                self.established.set_state(&mut entry, State::TimeWait);
-                Verdict::ResetToWire
-            }
+            Some(_) if flags.rst() => Verdict::ResetToWire,
             Some(_) if !flags.syn() => Verdict::ToWire,
             _ if flags.rst() => self.refusal(tuple, hash, segment),
             None if self.is_of_half_open(tuple, hash, segment) => Verdict::ToWire,
