@@ -13,19 +13,9 @@ mod common;
 
 use baton::port::{Buffer, Burst, Port};
 use common::frames::{BLOCK, BenchPort};
-use common::member::{Bench, Kind, Traffic};
+use common::member::{Bench, Kind, MIXED, Traffic};
 use common::{BATCH, CpuTime};
 use criterion::{Criterion, Throughput};
-
-/// What reaches a member of a busy cluster: its own connections, others', new ones, and a little of the rest.
-const MIXED: &[(Kind, usize)] = &[
-    (Kind::Ack, 30),
-    (Kind::Data, 30),
-    (Kind::ForeignAck, 15),
-    (Kind::ForeignData, 15),
-    (Kind::Syn, 9),
-    (Kind::Arp, 1),
-];
 
 const ALONE: &[(&str, &[(Kind, usize)])] = &[
     ("mixed", MIXED),

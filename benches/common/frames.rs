@@ -23,6 +23,9 @@ pub struct Slot {
 /// A frame that is the worker's for now.
 pub struct SlotBuffer(NonNull<Slot>);
 
+// SAFETY: who has a buffer has its slot alone, as with an mbuf.
+unsafe impl Send for SlotBuffer {}
+
 impl Buffer for SlotBuffer {
     #[inline]
     fn bytes(&self) -> &[u8] {

@@ -53,6 +53,16 @@ pub enum Kind {
     Reply,
 }
 
+/// What reaches a member of a busy cluster: its own connections, others', new ones, and a little of the rest.
+pub const MIXED: &[(Kind, usize)] = &[
+    (Kind::Ack, 30),
+    (Kind::Data, 30),
+    (Kind::ForeignAck, 15),
+    (Kind::ForeignData, 15),
+    (Kind::Syn, 9),
+    (Kind::Arp, 1),
+];
+
 /// A frame of each kind, to be copied and filled in.
 struct Template {
     bytes: [u8; 60],
@@ -192,11 +202,12 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// The primary, with this many connections in a table made for them (and one burst more).
+    /// The primary, with this many connections in a table made for them (and some that come and go), and with all records
+    /// of handshakes in use, as they are on a busy member.
     pub fn new(connections: usize) -> Bench {
         let clock = Clock::start();
         let hasher = Hasher::new(*b"a key for benche");
-        let established = Established::new(connections + BATCH, hasher, HugePages::Auto).expect("memory");
+        let established = Established::new(connections + BLOCK, hasher, HugePages::Auto).expect("memory");
         for number in 0..connections {
             let tuple = tuple(number);
             established.insert(&tuple, established.hash(&tuple), State::Live, clock.now()).expect("room");
@@ -204,20 +215,46 @@ impl Bench {
         let vip = VipFacts { address: VIP, mac: VMAC, ports: vec![443], hedge: Duration::ZERO, orphans: true };
         let shared = Arc::new(Shared::new(1));
         shared.roles.store(0, Role { active: true, rank: 0, may_refuse: false });
+        let handshakes = Handshakes::new(RECORDS, HugePages::Auto).expect("memory");
+        let mut random = Random(13);
+        for _ in 0..2 * RECORDS {
+            let client = Ipv4Addr::from_bits(random.next() as u32);
+            let tuple = Tuple { client, client_port: 9, ..Tuple::NONE };
+            handshakes.remember(&tuple, hasher.hash(&tuple), 1, true, clock.now());
+        }
         let member = Arc::new(Member {
             facts: Facts { own_mac: OWN, vips: vec![vip], heartbeat: 0x88b5, shared_wire: true },
             shared,
             established,
-            handshakes: Handshakes::new(RECORDS, HugePages::Auto).expect("memory"),
+            handshakes,
             half_open: HalfOpen::default(),
             fragments: Fragments::new(),
             suspicions: Suspicions::new(SUSPICIONS),
         });
+        Bench::of(member, clock)
+    }
+
+    /// Another worker of the same member.
+    pub fn beside(&self) -> Bench {
+        Bench::of(Arc::clone(&self.member), self.clock)
+    }
+
+    fn of(member: Arc<Member>, clock: Clock) -> Bench {
         let counters = Arc::new(Counters::default());
         let kept = Kept::new(KEPT_SYNS, Duration::from_millis(300), 1);
         let ports = (BenchPort::default(), BenchPort::default());
         let worker = Worker::new(Arc::clone(&member), Arc::clone(&counters), clock, kept, ports.0, ports.1);
         Bench { member, counters, worker, clock }
+    }
+
+    /// Frames that went on to the other side so far.
+    pub fn passed(&self) -> u64 {
+        self.counters.wire_tx.get() + self.counters.host_tx.get()
+    }
+
+    /// Makes it active and primary, or passive.
+    pub fn set_active(&self, active: bool) {
+        self.member.shared.roles.store(0, Role { active, rank: 0, may_refuse: false });
     }
 
     /// The CPU time of `turns` turns over full bursts that `write` makes, which is not counted.

@@ -3,8 +3,13 @@
 #![allow(dead_code)] // No bench needs all of it.
 #![allow(clippy::expect_used)] // As in tests.
 
+pub mod compare;
+pub mod flood;
 pub mod frames;
 pub mod member;
+pub mod pair;
+pub mod rates;
+pub mod short;
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
@@ -109,36 +114,56 @@ pub fn batches<T: Copy>(
     mut next: impl FnMut() -> T,
     mut work: impl FnMut(&[T; BATCH]),
 ) {
+    bencher.iter_custom(|iterations| time_batches(iterations, &mut next, &mut work));
+}
+
+/// The CPU time of `work` on so many batches.
+pub fn time_batches<T: Copy>(count: u64, mut next: impl FnMut() -> T, mut work: impl FnMut(&[T; BATCH])) -> Duration {
     let mut made = [[next(); BATCH]; 64];
-    bencher.iter_custom(|iterations| {
-        let (mut spent, mut left) = (Duration::ZERO, iterations as usize);
-        while left > 0 {
-            let some = left.min(made.len());
-            made[..some].as_flattened_mut().iter_mut().for_each(|item| *item = next());
-            let start = CpuTime::now();
-            made[..some].iter().for_each(&mut work);
-            spent += CpuTime::now() - start;
-            left -= some;
-        }
-        spent
-    });
+    let (mut spent, mut left) = (Duration::ZERO, count as usize);
+    while left > 0 {
+        let some = left.min(made.len());
+        made[..some].as_flattened_mut().iter_mut().for_each(|item| *item = next());
+        let start = CpuTime::now();
+        made[..some].iter().for_each(&mut work);
+        spent += CpuTime::now() - start;
+        left -= some;
+    }
+    spent
 }
 
 /// The bound that memory sets: one random cache line of `bytes` for each of a batch, all prefetched first.
 pub fn memory_bound(group: &mut BenchmarkGroup<'_, CpuTime>, bytes: usize) {
-    let lines: Vec<Line> = (0..bytes / 64).map(|number| Line(AtomicU64::new(number as u64))).collect();
-    advise_huge(&lines);
-    let mut random = Random(7);
-    group.bench_function("memory bound", |bencher| {
-        batches(
-            bencher,
+    let mut lines = Lines::new(bytes);
+    group.bench_function("memory bound", |bencher| bencher.iter_custom(|batches| lines.read(batches)));
+}
+
+/// Cache lines to be read at random.
+pub struct Lines {
+    lines: Vec<Line>,
+    random: Random,
+}
+
+impl Lines {
+    /// So many bytes of them.
+    pub fn new(bytes: usize) -> Lines {
+        let lines: Vec<Line> = (0..bytes / 64).map(|number| Line(AtomicU64::new(number as u64))).collect();
+        advise_huge(&lines);
+        Lines { lines, random: Random(7) }
+    }
+
+    /// The CPU time of so many batches of reads, all of a batch prefetched first.
+    pub fn read(&mut self, batches: u64) -> Duration {
+        let Lines { lines, random } = self;
+        time_batches(
+            batches,
             || random.below(lines.len()),
             |picks| {
                 picks.iter().for_each(|pick| prefetch(&lines[*pick]));
                 black_box(picks.iter().map(|pick| lines[*pick].0.load(Ordering::Relaxed)).fold(0, u64::wrapping_add));
             },
-        );
-    });
+        )
+    }
 }
 
 /// So that the bound is no slower than it need be: the tables lie on huge pages where there are some.

@@ -1,0 +1,86 @@
+//! Class to verdict, for a burst of 64 of each kind whose connections lie in the cache: the decision alone. Times are for
+//! all 64; criterion's throughput gives them apiece.
+//!
+//! ```text
+//! cargo bench --no-default-features --bench decide
+//! ```
+
+#![allow(clippy::expect_used)] // As in tests.
+
+mod common;
+
+use std::hint::black_box;
+
+use baton::classify::{self, Class};
+use baton::table::{Hash, Tuple};
+use baton::verdict::Verdict;
+use common::member::{Bench, Kind, Traffic};
+use common::{BATCH, CpuTime};
+use criterion::{Criterion, Throughput};
+
+/// Few: what memory costs is `path`'s to tell.
+const CONNECTIONS: usize = 1000;
+
+struct Frame {
+    bytes: [u8; 120],
+    len: usize,
+    class: Class,
+    tuple: Tuple,
+    hash: Hash,
+}
+
+fn frames(bench: &Bench, traffic: &mut Traffic, kind: Kind) -> Vec<Frame> {
+    let frame = |_| {
+        let (mut bytes, mut tuple) = ([0; 120], Tuple::NONE);
+        let len = traffic.write(kind, &mut bytes);
+        let classify = if kind == Kind::Reply { classify::from_host } else { classify::from_wire };
+        let class = classify(&bytes[..len], &bench.member.facts, &mut tuple);
+        Frame { bytes, len, class, tuple, hash: bench.member.established.hash(&tuple) }
+    };
+    (0..BATCH).map(frame).collect()
+}
+
+fn main() {
+    let mut criterion: Criterion<CpuTime> = common::criterion();
+    let bench = Bench::new(CONNECTIONS);
+    let mut group = criterion.benchmark_group("decide");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for (name, kind, active, expected) in [
+        ("established", Kind::Data, true, Verdict::ToHost),
+        ("from the host", Kind::Reply, true, Verdict::ToWire),
+        ("SYN that came before, active", Kind::Syn, true, Verdict::SynToHost),
+        ("ARP", Kind::Arp, true, Verdict::AnswerArp(0)),
+    ] {
+        bench.set_active(active);
+        let frames = frames(&bench, &mut Traffic::new(CONNECTIONS, 3), kind);
+        group.bench_function(name, |bencher| {
+            let decider = bench.member.decider(false, bench.clock.now());
+            bencher.iter(|| {
+                for frame in black_box(&frames) {
+                    let bytes = &frame.bytes[..frame.len];
+                    let verdict = match kind {
+                        Kind::Reply => decider.from_host(frame.class, bytes, &frame.tuple, frame.hash),
+                        _ => decider.from_wire(frame.class, bytes, &frame.tuple, frame.hash),
+                    };
+                    assert_eq!(verdict, expected);
+                }
+            });
+        });
+    }
+    for (name, kind) in [("foreign, acknowledgments", Kind::ForeignAck), ("foreign, data", Kind::ForeignData)] {
+        let frames = frames(&bench, &mut Traffic::new(CONNECTIONS, 3), kind);
+        group.bench_function(name, |bencher| {
+            let decider = bench.member.decider(false, bench.clock.now());
+            bencher.iter(|| {
+                let dropped = |frame: &&Frame| {
+                    let verdict = decider.from_wire(frame.class, &frame.bytes[..frame.len], &frame.tuple, frame.hash);
+                    matches!(verdict, Verdict::Drop(_))
+                };
+                // A client that is taken for an orphan is a matter of several hundred milliseconds.
+                black_box(black_box(&frames).iter().filter(dropped).count())
+            });
+        });
+    }
+    group.finish();
+    criterion.final_summary();
+}
