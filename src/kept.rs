@@ -67,6 +67,8 @@ pub struct Kept {
     capacity: usize,
     /// SYNs kept so far.
     written: u64,
+    /// The slot of the next: that number modulo the capacity, without a division for each SYN.
+    next: usize,
     keep_for: Duration,
     /// [`Roles::changes`](crate::shared::Roles::changes) when the roles were looked at.
     changes: Option<u32>,
@@ -84,6 +86,7 @@ impl Kept {
             slots: Vec::with_capacity(capacity),
             capacity,
             written: 0,
+            next: 0,
             keep_for,
             changes: None,
             releases: vec![Release::default(); vips],
@@ -94,18 +97,20 @@ impl Kept {
     /// Keeps a SYN, over the oldest if there is no room. A frame that no SYN without data can be is not kept.
     #[inline]
     pub fn keep(&mut self, frame: &[u8], tuple: Tuple, client_isn: u32, now: Time) {
+        if self.slots.len() < self.capacity {
+            self.slots.push(Syn { at: now, tuple, client_isn, len: 0, frame: [0; LONGEST] });
+        }
+        // Written where it is to lie: a SYN that was made elsewhere would be copied as a whole, twice.
+        let Some(syn) = self.slots.get_mut(self.next) else { return };
         // What goes beyond the headers is Ethernet's padding.
         let len = frame.len().min(LONGEST);
-        let mut syn = Syn { at: now, tuple, client_isn, len: len as u8, frame: [0; LONGEST] };
         syn.frame[..len].copy_from_slice(&frame[..len]);
-        if self.slots.len() < self.capacity {
-            self.slots.push(syn);
-        } else if let Some(slot) = self.slots.get_mut((self.written % self.capacity.max(1) as u64) as usize) {
-            *slot = syn;
-        } else {
-            return;
-        }
+        (syn.at, syn.tuple, syn.client_isn, syn.len) = (now, tuple, client_isn, len as u8);
         self.written += 1;
+        self.next += 1;
+        if self.next == self.capacity {
+            self.next = 0;
+        }
     }
 
     /// Looks at the roles if any has changed: whoever has become active begins with the oldest SYN.

@@ -5,3 +5,20 @@
 pub use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
 pub use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+/// A Release store, and a SeqCst fence after it.
+///
+/// On x86 one locked instruction is both: 6 ns where it was tried, against 18 for a store and the `MFENCE` that compilers make
+/// of a fence (crossbeam-epoch's `pin` does the same). The language does not promise as much of a read-modify-write. The
+/// instruction does (Intel SDM 3A, "Memory Ordering": locked instructions have a total order, and neither loads nor stores pass
+/// them), and the compiler moves no later access before it, as it is an acquire too.
+#[inline]
+pub(crate) fn store_and_fence(atomic: &AtomicU64, value: u64) {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    atomic.swap(value, Ordering::SeqCst);
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    {
+        atomic.store(value, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+}

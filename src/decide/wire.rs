@@ -1,7 +1,5 @@
 //! What comes from the switch.
 
-use std::time::Duration;
-
 use super::{Decider, distrust, in_window, is_unfinished};
 use crate::broken::{Rule, broken};
 use crate::classify::{self, Class, FragmentId, Place};
@@ -147,7 +145,7 @@ impl Decider<'_> {
             return Verdict::Drop(DropReason::SynPassive);
         }
         // Data on a SYN is not kept.
-        let at_once = role.active && (self.delay(tuple.vip, role).is_zero() || segment.data_len() > 0);
+        let at_once = role.active && (self.is_prompt(tuple.vip, role) || segment.data_len() > 0);
         let remembered = self.handshakes.remember(tuple, hash, segment.seq(), at_once && pure, self.now);
         if let Some(mut entry) = entry {
             self.established.set_syn_seen(&mut entry);
@@ -175,9 +173,9 @@ impl Decider<'_> {
         }
     }
 
-    /// For how long an active leaves SYNs to those before it.
-    fn delay(&self, vip: VipIndex, role: Role) -> Duration {
-        self.facts.vips[usize::from(vip)].hedge * u32::from(role.rank)
+    /// Whether an active leaves SYNs to nobody before it, for rank × hedge.
+    fn is_prompt(&self, vip: VipIndex, role: Role) -> bool {
+        role.rank == 0 || self.facts.vips[usize::from(vip)].hedge.is_zero()
     }
 
     /// Whether a SYN that was kept is to go to the host now, of which then exactly one copy does: nobody has answered it

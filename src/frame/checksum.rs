@@ -13,11 +13,17 @@ pub fn sum(bytes: &[u8], sum: u64) -> u64 {
         let [a, b, c, d, e, f, g, h] = *eight else { continue };
         total += u64::from(u32::from_be_bytes([a, b, c, d])) + u64::from(u32::from_be_bytes([e, f, g, h]));
     }
-    let mut twos = eights.remainder().chunks_exact(2);
-    for two in &mut twos {
-        total += u64::from(u16::from_be_bytes([two[0], two[1]]));
+    // At most seven are left: no loop.
+    let mut rest = eights.remainder();
+    if let Some((four, after)) = rest.split_first_chunk() {
+        total += u64::from(u32::from_be_bytes(*four));
+        rest = after;
     }
-    if let [last] = *twos.remainder() {
+    if let Some((two, after)) = rest.split_first_chunk() {
+        total += u64::from(u16::from_be_bytes(*two));
+        rest = after;
+    }
+    if let [last] = *rest {
         total += u64::from(last) << 8;
     }
     total

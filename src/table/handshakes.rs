@@ -5,15 +5,13 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 
 use super::hash::Hash;
+use super::headers::{Headers, Look, SLOTS};
 use super::memory::{Region, TableError, prefetch};
 use super::record::{ANSWERS, Answer, AnswerWords, Header, Record, Remembered, Stage};
 use super::tuple::{MAX_VIPS, Tuple};
 use crate::config::checked::HugePages;
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence, store_and_fence};
 use crate::time::Time;
-
-/// Records of a bucket: their headers fill a cache line.
-const SLOTS: usize = 8;
 
 /// The most records of one tuple: a client that uses its port again, and spoofers who know it.
 pub const RECORDS_PER_TUPLE: usize = 4;
@@ -23,11 +21,6 @@ const RECORDS_MAX: usize = 1 << 31;
 
 /// How often `remember` starts anew because another thread took the slot it was about to take.
 const ATTEMPTS: usize = 32;
-
-/// The headers of a bucket's records: one cache line.
-#[repr(C, align(64))]
-#[derive(Default)]
-struct Headers([AtomicU64; SLOTS]);
 
 /// What a header has no room for: one cache line. Belongs to the record whose generation the header has, and is
 /// written while the header says busy, but for the answers, which carry their record's generation each.
@@ -42,7 +35,7 @@ struct Body {
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Headers>() == 64 && size_of::<Body>() == 64);
+const _: () = assert!(size_of::<Body>() == 64);
 
 /// The ring of handshakes.
 pub struct Handshakes {
@@ -69,9 +62,11 @@ impl Identity {
 
 /// Where the record of a SYN is, or is to go.
 enum Place {
-    Known(Sighting),
+    Known,
     /// Over what is in this slot.
     Take(usize, Header),
+    /// It was about to take a slot that another thread has taken.
+    Changed,
     AllBusy,
 }
 
@@ -126,15 +121,10 @@ impl Handshakes {
     /// that has a record will read. Worth it some time after [`prefetch`](Handshakes::prefetch), as it needs that line.
     #[inline]
     pub fn prefetch_record(&self, hash: Hash, now: Time) {
-        let bucket = self.bucket(hash);
-        let candidates = self.headers[bucket].candidates(Header::tag(hash));
-        let slot = match candidates {
-            0 => self.oldest(hash, now).map(|(slot, _)| slot),
-            _ => Some(bucket * SLOTS + candidates.trailing_zeros() as usize),
-        };
-        if let Some(slot) = slot {
-            prefetch(&self.bodies[slot]);
-        }
+        let (first, look) = self.look(hash, now);
+        // The first of those that have the tag, else the victim.
+        let candidate = (look.candidates | 1 << SLOTS).trailing_zeros() as usize;
+        prefetch(&self.bodies[first + if candidate == SLOTS { look.likely_victim() } else { candidate }]);
     }
 
     /// Remembers a SYN, or sees again one that is remembered. `admitted`: it goes to our host. A record that was merely
@@ -146,23 +136,22 @@ impl Handshakes {
     /// Two workers may remember one SYN at the same time. As in [`Established`](super::Established), each looks again
     /// after a fence, and one record goes: the one that our host has not answered, else the one in the
     /// earlier slot, so that who finds it gone comes to the other later.
+    #[inline]
     pub fn remember(&self, tuple: &Tuple, hash: Hash, client_isn: u32, admitted: bool, now: Time) -> Remembered {
         let identity = Identity::new(tuple, client_isn);
         let stage = if admitted { Stage::Admitted } else { Stage::Seen };
         for _ in 0..ATTEMPTS {
             let (slot, victim) = match self.place(hash, identity, now) {
-                Place::Known(known) => match self.see_again(known, admitted, now) {
+                Place::Take(slot, victim) => (slot, victim),
+                Place::Known => match self.see_again(hash, identity, admitted, now) {
                     Some(record) => return Remembered::Known(record),
                     None => continue,
                 },
-                Place::Take(slot, victim) => (slot, victim),
-                Place::AllBusy => continue,
+                Place::Changed | Place::AllBusy => continue,
             };
             let Some(header) = self.write(slot, victim, identity, Header::tag(hash), stage, now) else {
                 continue;
             };
-            // SeqCst: of two threads that publish the same and then look, at least one sees both.
-            fence(Ordering::SeqCst);
             if self.stays(hash, slot, header, identity, now) {
                 let (slot, age, answers) = (slot as u32, Duration::ZERO, ArrayVec::new());
                 return Remembered::New(Record { slot, header, client_isn, stage, age, answers });
@@ -256,6 +245,13 @@ impl Handshakes {
         hash.swapped().spread(self.headers.len())
     }
 
+    /// One look at a bucket: its first slot, and what its headers tell.
+    #[inline]
+    fn look(&self, hash: Hash, now: Time) -> (usize, Look) {
+        let bucket = self.bucket(hash);
+        (bucket * SLOTS, self.headers[bucket].look(Header::tag(hash), now.as_millis() as u32))
+    }
+
     #[inline]
     fn atomic(&self, slot: usize) -> &AtomicU64 {
         &self.headers[slot / SLOTS].0[slot % SLOTS]
@@ -288,12 +284,30 @@ impl Handshakes {
         header.same_record(again).then_some((identity, answers))
     }
 
-    /// Where the record of a SYN is, or is to go.
+    /// Where the record of a SYN is, or is to go. All from one look at the headers, unless some have the tag.
+    #[inline]
     fn place(&self, hash: Hash, identity: Identity, now: Time) -> Place {
+        let (first, look) = self.look(hash, now);
+        if look.candidates != 0
+            && let Some(place) = self.place_among_candidates(hash, identity, now)
+        {
+            return place;
+        }
+        let Some((slot, readiness)) = look.victim() else { return Place::AllBusy };
+        let victim = self.header(first + slot);
+        // Another thread may have begun a record there since, of this very SYN perhaps, which is not to go.
+        let tagged = look.candidates >> slot & 1 != 0;
+        let same = victim.readiness(now.as_millis() as u32) == readiness && victim.has_tag(Header::tag(hash)) == tagged;
+        if same { Place::Take(first + slot, victim) } else { Place::Changed }
+    }
+
+    /// The same where the tuple may have records: `None` if one more may take any slot.
+    #[cold]
+    fn place_among_candidates(&self, hash: Hash, identity: Identity, now: Time) -> Option<Place> {
         let (mut own, mut least) = (0, None);
         for sighting in self.sightings(hash, now) {
             if sighting.identity == identity {
-                return Place::Known(sighting);
+                return Some(Place::Known);
             }
             if sighting.identity.same_tuple(identity) {
                 own += 1;
@@ -304,31 +318,11 @@ impl Handshakes {
                 }
             }
         }
-        match least {
-            Some((slot, header, _)) if own >= RECORDS_PER_TUPLE => Place::Take(slot, header),
-            _ => match self.oldest(hash, now) {
-                Some((slot, header)) => Place::Take(slot, header),
-                None => Place::AllBusy,
-            },
-        }
+        least.filter(|_| own >= RECORDS_PER_TUPLE).map(|(slot, header, _)| Place::Take(slot, header))
     }
 
-    /// The bucket's first slot that is free or out of date, else its oldest; `None` if all are busy.
+    /// Writes a record over `victim`, and fences; `None` if the slot has changed meanwhile.
     #[inline]
-    fn oldest(&self, hash: Hash, now: Time) -> Option<(usize, Header)> {
-        let first = self.bucket(hash) * SLOTS;
-        let mut oldest = None;
-        for slot in first..first + SLOTS {
-            let header = self.header(slot);
-            let age = header.age(now).unwrap_or(u32::MAX);
-            if !header.is_busy() && oldest.is_none_or(|(_, _, oldest_age)| age > oldest_age) {
-                oldest = Some((slot, header, age));
-            }
-        }
-        oldest.map(|(slot, header, _)| (slot, header))
-    }
-
-    /// Writes a record over `victim`; `None` if the slot has changed meanwhile.
     fn write(
         &self,
         slot: usize,
@@ -353,13 +347,21 @@ impl Handshakes {
             answer.store(0, Ordering::Relaxed);
         }
         let header = busy.record(tag, stage, now);
-        // Release: who acquires the header sees the body. Nobody else writes a busy header.
-        self.atomic(slot).store(header.bits(), Ordering::Release);
+        // The store is a Release: who acquires the header sees the body. Nobody else writes a busy header. The fence: of two
+        // threads that publish the same and then look, at least one sees both.
+        store_and_fence(self.atomic(slot), header.bits());
         Some(header)
     }
 
     /// Settles with other records of the same SYN whether ours, just written, stays.
+    #[inline]
     fn stays(&self, hash: Hash, slot: usize, written: Header, identity: Identity, now: Time) -> bool {
+        let others = self.headers[self.bucket(hash)].candidates(Header::tag(hash)) & !(1 << (slot % SLOTS));
+        others == 0 || self.stays_among_candidates(hash, slot, written, identity, now)
+    }
+
+    #[cold]
+    fn stays_among_candidates(&self, hash: Hash, slot: usize, written: Header, identity: Identity, now: Time) -> bool {
         loop {
             let other =
                 self.sightings(hash, now).find(|sighting| sighting.identity == identity && sighting.slot != slot);
@@ -385,8 +387,10 @@ impl Handshakes {
         }
     }
 
-    /// A retransmission: the record is young again, and admitted if it was merely seen.
-    fn see_again(&self, mut known: Sighting, admitted: bool, now: Time) -> Option<Record> {
+    /// A retransmission: the record is young again, and admitted if it was merely seen. `None` if it has gone meanwhile.
+    #[cold]
+    fn see_again(&self, hash: Hash, identity: Identity, admitted: bool, now: Time) -> Option<Record> {
+        let mut known = self.sightings(hash, now).find(|sighting| sighting.identity == identity)?;
         known.header = self.update(known.slot, known.header, |header| {
             let admit = admitted && header.stage() == Some(Stage::Seen);
             Some(if admit { header.with_stage(Stage::Admitted) } else { header }.with_time(now))
@@ -408,20 +412,6 @@ impl Handshakes {
                 Err(_) => return None,
             }
         }
-    }
-}
-
-impl Headers {
-    /// The slots that have this tag, as bits: a first look, without a branch that depends on where they are.
-    #[inline]
-    fn candidates(&self, tag: u64) -> u32 {
-        let mut candidates = 0;
-        for (slot, header) in self.0.iter().enumerate() {
-            // Acquire: if a record is gone, what its remover saw is seen in the slots after it.
-            let header = Header::from_bits(header.load(Ordering::Acquire));
-            candidates |= u32::from(header.has_tag(tag)) << slot;
-        }
-        candidates
     }
 }
 

@@ -24,6 +24,7 @@ mod fragments;
 mod half_open;
 mod handshakes;
 mod hash;
+mod headers;
 mod memory;
 mod record;
 #[cfg(test)]

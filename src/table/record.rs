@@ -40,8 +40,10 @@ pub const ANSWERS: usize = 4;
 /// + 8 + 16 s between its SYN-ACKs, then 32 s for the last; tcp(7), `reqsk_timer_handler`): a little longer than that.
 pub const LIFETIME: Duration = Duration::from_secs(75);
 
+pub(super) const LIFETIME_MS: u32 = LIFETIME.as_millis() as u32;
+
 /// How far a record's time may be ahead of a caller's: workers read the clock once a burst, each for itself.
-const SKEW_MS: u32 = 10_000;
+pub(super) const SKEW_MS: u32 = 10_000;
 
 /// How far the handshake that a SYN began has come, as far as this member knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,11 +120,11 @@ pub enum Remembered {
     Crowded,
 }
 
-const STATE: u64 = 0b111;
-const BUSY: u64 = 1;
+pub(super) const STATE: u64 = 0b111;
+pub(super) const BUSY: u64 = 1;
 const HAS_ANSWER: u64 = 1 << 3;
 const TAG_SHIFT: u32 = 4;
-const TAG_MASK: u64 = 0xfff << TAG_SHIFT;
+pub(super) const TAG_MASK: u64 = 0xfff << TAG_SHIFT;
 const GENERATION_SHIFT: u32 = 16;
 const GENERATION_MASK: u64 = 0xffff << GENERATION_SHIFT;
 const TIME_SHIFT: u32 = 32;
@@ -153,6 +155,7 @@ impl Header {
         hash.bits() >> 40 << TAG_SHIFT & TAG_MASK
     }
 
+    #[inline]
     pub fn is_busy(self) -> bool {
         self.0 & STATE == BUSY
     }
@@ -163,6 +166,7 @@ impl Header {
         STAGES.get(((self.0 & STATE) as usize).wrapping_sub(2)).copied()
     }
 
+    #[inline]
     pub fn has_answer(self) -> bool {
         self.0 & HAS_ANSWER != 0
     }
@@ -181,12 +185,23 @@ impl Header {
     #[inline]
     pub fn age(self, now: Time) -> Option<u32> {
         self.stage()?;
-        let age = (now.as_millis() as u32).wrapping_sub((self.0 >> TIME_SHIFT) as u32);
-        match age {
-            _ if age <= LIFETIME.as_millis() as u32 => Some(age),
-            _ if age >= 0u32.wrapping_sub(SKEW_MS) => Some(0),
-            _ => None,
-        }
+        let age = self.age_or_more(now.as_millis() as u32);
+        (age <= LIFETIME_MS).then_some(age)
+    }
+
+    /// Milliseconds since the SYN was last seen, if there is a record; more than [`LIFETIME`] has if it is out of date.
+    #[inline]
+    fn age_or_more(self, now_ms: u32) -> u32 {
+        let since = now_ms.wrapping_sub((self.0 >> TIME_SHIFT) as u32);
+        since.wrapping_add(SKEW_MS).saturating_sub(SKEW_MS).min(LIFETIME_MS + 1)
+    }
+
+    /// How readily a new record takes this one's place: not at all (zero) while it is being written, else the older the
+    /// sooner, and soonest where there is none or it is out of date. Without a branch.
+    #[inline]
+    pub fn readiness(self, now_ms: u32) -> u32 {
+        let age = if self.0 & STATE == 0 { LIFETIME_MS + 1 } else { self.age_or_more(now_ms) };
+        if self.is_busy() { 0 } else { age + 1 }
     }
 
     /// Whether `later`, read from the same slot, still is the record that this was.
@@ -196,6 +211,7 @@ impl Header {
     }
 
     /// A slot's next record, being written.
+    #[inline]
     pub fn next_busy(self) -> Header {
         let next = (self.0 >> GENERATION_SHIFT) + 1;
         let next = if next & EPOCH_MASK == 0 { next + 1 } else { next };
@@ -203,24 +219,29 @@ impl Header {
     }
 
     /// An empty slot that keeps the generation.
+    #[inline]
     pub fn empty(self) -> Header {
         Header(self.0 & GENERATION_MASK)
     }
 
     /// A record of the same generation.
+    #[inline]
     pub fn record(self, tag: u64, stage: Stage, now: Time) -> Header {
         Header(self.0 & GENERATION_MASK | tag).with_stage(stage).with_time(now)
     }
 
+    #[inline]
     pub fn with_stage(self, stage: Stage) -> Header {
         Header(self.0 & !STATE | (stage as u64 + 2))
     }
 
+    #[inline]
     pub fn with_answer(self) -> Header {
         Header(self.0 | HAS_ANSWER)
     }
 
     /// Seen at `now`, or later if another worker says so.
+    #[inline]
     pub fn with_time(self, now: Time) -> Header {
         Header(self.0 << 32 >> 32 | now.as_millis() << TIME_SHIFT)
     }
