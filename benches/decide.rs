@@ -11,7 +11,9 @@ mod common;
 
 use std::hint::black_box;
 
-use baton::classify::{self, Class};
+use baton::classify::{self, Class, Place};
+use baton::decide::Decider;
+use baton::orphans::Recent;
 use baton::table::{Hash, Tuple};
 use baton::verdict::Verdict;
 use common::member::{Bench, Kind, Traffic};
@@ -31,10 +33,14 @@ struct Frame {
 
 fn frames(bench: &Bench, traffic: &mut Traffic, kind: Kind) -> Vec<Frame> {
     let frame = |_| {
-        let (mut bytes, mut tuple) = ([0; 120], Tuple::NONE);
+        let mut bytes = [0; 120];
         let len = traffic.write(kind, &mut bytes);
-        let classify = if kind == Kind::Reply { classify::from_host } else { classify::from_wire };
-        let class = classify(&bytes[..len], &bench.member.facts, &mut tuple);
+        let (frame, facts) = (&bytes[..len], &bench.member.facts);
+        let (class, tuple) = match kind {
+            Kind::Reply => (classify::from_host(frame, facts), Place::tuple_from_host as fn(&Place, &[u8]) -> Tuple),
+            _ => (classify::from_wire(frame, facts), Place::tuple_from_wire as fn(&Place, &[u8]) -> Tuple),
+        };
+        let tuple = if let Class::Tcp(place) = class { tuple(&place, frame) } else { Tuple::NONE };
         Frame { bytes, len, class, tuple, hash: bench.member.established.hash(&tuple) }
     };
     (0..BATCH).map(frame).collect()
@@ -70,7 +76,8 @@ fn main() {
     for (name, kind) in [("foreign, acknowledgments", Kind::ForeignAck), ("foreign, data", Kind::ForeignData)] {
         let frames = frames(&bench, &mut Traffic::new(CONNECTIONS, 3), kind);
         group.bench_function(name, |bencher| {
-            let decider = bench.member.decider(false, bench.clock.now());
+            let recent = Recent::new(1 << 16);
+            let decider = Decider { recent: Some(&recent), ..bench.member.decider(false, bench.clock.now()) };
             bencher.iter(|| {
                 let dropped = |frame: &&Frame| {
                     let verdict = decider.from_wire(frame.class, &frame.bytes[..frame.len], &frame.tuple, frame.hash);

@@ -14,14 +14,15 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use baton::config::checked::HugePages;
-use baton::table::{Entry, Established, Hash, Hasher, State, Tuple};
+use baton::simd::Cpu;
+use baton::table::{Established, Hasher, State, Tuple, Tuples};
 use baton::time::Time;
 use common::compare::{Rounds, in_turns};
 use common::member::{Bench, Kind, MIXED, Traffic};
 use common::pair::{self, Setting, Workers};
 use common::rates::{Tables, Work};
 use common::short::{FRAMES, Short};
-use common::{BATCH, Lines, Random, flood, tuple};
+use common::{BATCH, Lines, LookUp, Random, flood, tuple};
 
 /// Bursts of one measurement where all contenders have the same memory: half a millisecond to a few of them.
 const BURSTS: u64 = 256;
@@ -142,17 +143,17 @@ fn look_ups() {
         table.insert(&tuple, table.hash(&tuple), State::Live, Time::from_millis(100_000)).expect("room");
         map.insert(tuple, number as u32);
     }
-    let (mut bound, mut random) = (Lines::new(connections * 20), Random(1));
+    let (cpu, mut bound, mut random) = (Cpu::detect(), Lines::new(connections * 20), Random(1));
     let rounds: Rounds<5> = in_turns(FEW, |contender| {
         let vip = u8::from(contender == 2 || contender == 4);
         let mut pick = || Tuple { vip, ..tuple(random.below(connections)) };
         steady(STEADY, |bursts| match contender {
             0 => bound.read(bursts),
-            1 | 2 => common::time_batches(bursts, &mut pick, |tuples| {
-                let (mut hashes, mut entries) = ([Hash::default(); BATCH], [Entry::NONE; BATCH]);
-                let looks = table.look_up_burst(tuples, &mut hashes, &mut entries, |_, _| {});
-                assert_eq!(looks.found.count_ones() as usize, if vip == 0 { BATCH } else { 0 });
-            }),
+            1 | 2 => {
+                let made = || (0..BATCH).map(|_| pick()).collect::<Tuples>();
+                let expected = if vip == 0 { BATCH } else { 0 };
+                common::time_batches_of(bursts, made, |tuples| assert_eq!(cpu.run(LookUp(&table, tuples)), expected))
+            }
             _ => common::time_batches(bursts, &mut pick, |tuples| {
                 black_box(tuples.iter().filter(|tuple| map.contains_key(*tuple)).count());
             }),

@@ -4,23 +4,36 @@ mod common;
 
 use std::hint::black_box;
 
-use baton::table::{Hash, Hasher, Tuple};
+use baton::simd::{Cpu, LANES, Simd, Work};
+use baton::table::{Hash, Hasher, Tuple, Tuples};
 use common::{BATCH, tuple};
 use criterion::Throughput;
+
+/// A burst's tuples, to be hashed.
+struct All<'a>(&'a Hasher, &'a Tuples);
+
+impl Work for All<'_> {
+    type Output = [Hash; BATCH];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> [Hash; BATCH] {
+        let mut hashes = [Hash::default(); BATCH];
+        (0..BATCH).step_by(LANES).for_each(|first| self.0.hash_group(simd, self.1, first, &mut hashes));
+        hashes
+    }
+}
 
 fn main() {
     let mut criterion = common::criterion();
     let hasher = Hasher::new(*b"a key for benche");
     let tuples: [Tuple; BATCH] = std::array::from_fn(tuple);
+    let cpu = Cpu::detect();
+    let burst: Tuples = tuples.into_iter().collect();
     let mut group = criterion.benchmark_group("hash");
     group.throughput(Throughput::Elements(BATCH as u64));
     group.bench_function("one by one", |bencher| bencher.iter(|| black_box(&tuples).map(|tuple| hasher.hash(&tuple))));
     group.bench_function("burst", |bencher| {
-        bencher.iter(|| {
-            let mut hashes = [Hash::default(); BATCH];
-            hasher.hash_burst(black_box(&tuples), &mut hashes);
-            hashes
-        });
+        bencher.iter(|| cpu.run(All(&hasher, black_box(&burst))));
     });
     group.finish();
     criterion.final_summary();

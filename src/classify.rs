@@ -1,10 +1,10 @@
 //! Frame → class: what a frame is, before anything is looked up.
 //!
 //! Pure: the frame and what is known of this member ([`Facts`]) in, a [`Class`] out. What nearly all frames are,
-//! `common` recognises in a few steps; what it does not is taken apart here, protocol by protocol. Where both know a
+//! [`common`] recognises in a few steps; what it does not is taken apart here, protocol by protocol. Where both know a
 //! frame they say the same, which a test holds against each other.
 
-mod common;
+pub mod common;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::frame::arp::{Arp, Operation};
 use crate::frame::ethernet::{self, Ethernet};
 use crate::frame::icmp::Icmp;
 use crate::frame::ipv4::{self, Ipv4};
-use crate::frame::tcp::{Flags, Segment};
+use crate::frame::tcp::Segment;
 use crate::frame::{Mac, Malformed};
 use crate::table::{Tuple, VipIndex};
 use crate::verdict::DropReason;
@@ -90,7 +90,7 @@ pub enum Class {
     Drop(DropReason),
 }
 
-/// Where a segment stands in its frame, and whether it is one of the many.
+/// Where a segment stands in its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The virtual IP.
@@ -101,25 +101,13 @@ pub struct Place {
     len: u16,
     /// Whether this is the first fragment of a packet.
     pub first_fragment: bool,
-    /// Whether an entry of its connection is all that it takes to pass it: no SYN, no RST, no fragment, and no checksum that
-    /// looks unfinished.
-    pub plain: bool,
-    /// See [`Segment::may_be_repeated`].
-    pub may_be_repeated: bool,
 }
 
-/// Flags of segments that change what is known of a connection.
-const DECISIVE: u8 = Flags::SYN | Flags::RST;
-
 impl Place {
-    #[inline]
     fn of(segment: &Segment<'_>, packet: &Ipv4<'_>, vip: VipIndex) -> Place {
-        let first_fragment = packet.is_fragment();
-        let plain = (segment.flags().0 & DECISIVE == 0) & !first_fragment & !segment.looks_unfinished();
         // An IPv4 header has 60 bytes at most, a packet 65,535.
         let at = (ethernet::HEADER + packet.header_len()) as u8;
-        let may_be_repeated = segment.may_be_repeated();
-        Place { vip, at, len: segment.whole_len() as u16, first_fragment, plain, may_be_repeated }
+        Place { vip, at, len: segment.whole_len() as u16, first_fragment: packet.is_fragment() }
     }
 
     /// The segment, in the frame that was classified.
@@ -129,20 +117,17 @@ impl Place {
     }
 
     /// The connection, if the frame came from the wire.
-    #[inline]
-    fn tuple_from_wire(&self, frame: &[u8]) -> Tuple {
+    pub fn tuple_from_wire(&self, frame: &[u8]) -> Tuple {
         let (client, ports) = self.address_and_ports(frame, ethernet::HEADER + 12);
         Tuple { client, client_port: (ports >> 16) as u16, port: ports as u16, vip: self.vip }
     }
 
     /// The connection, if the frame came from the host.
-    #[inline]
-    fn tuple_from_host(&self, frame: &[u8]) -> Tuple {
+    pub fn tuple_from_host(&self, frame: &[u8]) -> Tuple {
         let (client, ports) = self.address_and_ports(frame, ethernet::HEADER + 16);
         Tuple { client, client_port: ports as u16, port: (ports >> 16) as u16, vip: self.vip }
     }
 
-    #[inline]
     fn address_and_ports(&self, frame: &[u8], address_at: usize) -> (Ipv4Addr, u32) {
         let word =
             |at: usize| frame.get(at..).and_then(|bytes| bytes.first_chunk()).copied().map_or(0, u32::from_be_bytes);
@@ -185,25 +170,9 @@ pub fn quoted_tuple(frame: &[u8], vip: VipIndex) -> Option<Tuple> {
     }
 }
 
-/// Classifies a frame from the wire; of a segment, `tuple` becomes the connection.
-#[inline(always)] // On the way of every frame.
-pub fn from_wire(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
-    if let Some(place) = common::segment::<true>(frame, facts, tuple) {
-        return Class::Tcp(place);
-    }
-    uncommon_from_wire(frame, facts, tuple)
-}
-
+/// Classifies a frame from the wire, which [`common::segment`] does not know.
 #[cold]
-fn uncommon_from_wire(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
-    let class = any_from_wire(frame, facts);
-    if let Class::Tcp(place) = class {
-        *tuple = place.tuple_from_wire(frame);
-    }
-    class
-}
-
-fn any_from_wire(frame: &[u8], facts: &Facts) -> Class {
+pub fn from_wire(frame: &[u8], facts: &Facts) -> Class {
     let Some(header) = Ethernet::parse(frame) else { return Class::Drop(DropReason::Runt) };
     if header.source == facts.own_mac {
         return Class::Drop(DropReason::OwnFrame);
@@ -293,25 +262,9 @@ fn icmp_to_a_vip(packet: &Ipv4<'_>, vip: VipIndex) -> Class {
     }
 }
 
-/// Classifies a frame from the host; of a segment, `tuple` becomes the connection.
-#[inline(always)]
-pub fn from_host(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
-    if let Some(place) = common::segment::<false>(frame, facts, tuple) {
-        return Class::Tcp(place);
-    }
-    uncommon_from_host(frame, facts, tuple)
-}
-
+/// Classifies a frame from the host, which [`common::segment`] does not know.
 #[cold]
-fn uncommon_from_host(frame: &[u8], facts: &Facts, tuple: &mut Tuple) -> Class {
-    let class = any_from_host(frame, facts);
-    if let Class::Tcp(place) = class {
-        *tuple = place.tuple_from_host(frame);
-    }
-    class
-}
-
-fn any_from_host(frame: &[u8], facts: &Facts) -> Class {
+pub fn from_host(frame: &[u8], facts: &Facts) -> Class {
     let Some(header) = Ethernet::parse(frame) else { return Class::Drop(DropReason::Runt) };
     match header.ethertype {
         ethernet::IPV4 => ipv4_from_host(frame, facts),

@@ -101,6 +101,12 @@ impl Counters {
         self.drops.0[reason as usize].add(1);
     }
 
+    /// Counts as many of them.
+    #[inline]
+    pub fn count_drops(&self, reason: DropReason, frames: u64) {
+        self.drops.0[reason as usize].add(frames);
+    }
+
     /// How many frames were dropped for this reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops.0[reason as usize].get()

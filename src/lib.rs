@@ -8,6 +8,7 @@
 //!                                   control thread: membership → election → actions ◄───┘
 //! ```
 
+mod bits;
 pub mod broken;
 pub mod classify;
 pub mod config;
@@ -26,6 +27,7 @@ pub mod orphans;
 pub mod port;
 pub mod shared;
 pub mod sim;
+pub mod simd;
 pub mod status;
 pub mod sync;
 pub mod table;

@@ -1,9 +1,9 @@
 //! Clients that repeat themselves without progress, as those of a dead member do: what the workers know of it.
 //! [`docs/orphans.md`](../../docs/orphans.md) tells the whole, and why each rule is as it is.
 //!
-//! [`Suspicions::observe`] is shown every segment that is of no connection here. It remembers of each such client the
-//! segment that it sent last, and counts how often that comes again at a growing gap, as RFC 6298 (5.5) has it sent
-//! again. What shows that somebody answers the client starts it anew, or ends it:
+//! [`Suspicions::observe`] is shown every segment that is of no connection here. [`Recent`] remembers of each such client the
+//! segment that it sent last; once that comes again, it is counted how often it does at a growing gap, as RFC 6298 (5.5) has
+//! it sent again. What shows that somebody answers the client starts it anew, or ends it:
 //!
 //! | the client sends | then |
 //! |---|---|
@@ -13,15 +13,19 @@
 //! | no data and no FIN (an ACK, a keep-alive, a window probe) | ends: it was answered, or has nothing unanswered |
 //! | one byte (other stacks' keep-alives and window probes) and no FIN | ends |
 //!
-//! A bounded table that all workers share: two cache lines for each hash, no allocation, no waiting. What finds no room
-//! takes the place of the client seen longest ago, of those that never repeated themselves first. Whatever gets lost
-//! by that, or because two workers meet at a client, only makes a proof longer.
+//! Of who has repeated himself, a bounded table that all workers share: two cache lines for each hash, no allocation, no
+//! waiting. What finds no room takes the place of the client seen longest ago, of those first that have begun anew. Whatever
+//! gets lost by that, or because two workers meet at a client, only makes a proof longer.
+
+mod recent;
 
 use crate::frame::Mac;
 use crate::frame::tcp::Segment;
 use crate::sync::{AtomicU8, AtomicU64, Ordering};
 use crate::table::{Hash, Tuple, prefetch};
 use crate::time::Time;
+
+pub use recent::Recent;
 
 /// How often a client must have repeated itself, each time after a longer gap.
 pub const REPEATS: u8 = 3;
@@ -321,13 +325,11 @@ impl Suspicions {
         &self.buckets[self.index(hash)]
     }
 
-    /// Asks the CPU for the lines that a client's segment leads to.
+    /// Asks the CPU for the line that [`may_watch`](Suspicions::may_watch) reads.
     #[inline]
     pub fn prefetch(&self, hash: Hash) {
         let index = self.index(hash);
         prefetch(&self.tags[index]);
-        prefetch(&self.buckets[index].0[0]);
-        prefetch(&self.buckets[index].0[2]);
     }
 
     /// Whether a client of this hash may be watched.
@@ -336,14 +338,39 @@ impl Suspicions {
         self.tags[self.index(hash)].candidates(hash) != 0
     }
 
-    /// A client's segment, without SYN, of no connection here. Returns what it is suspected of once it has repeated
-    /// itself [`REPEATS`] times, and at each repeat from then on.
-    #[inline]
-    pub fn observe(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, now: Time) -> Option<Suspicion> {
-        self.sighted(tuple, hash, &Sighting::of(segment), now.as_millis() as u32)
+    /// A client's segment, without SYN, of no connection here, and what this worker has seen of late. Returns what it is
+    /// suspected of once it has repeated itself [`REPEATS`] times, and at each repeat from then on.
+    pub fn observe(
+        &self,
+        recent: &Recent,
+        tuple: &Tuple,
+        hash: Hash,
+        segment: &Segment<'_>,
+        now: Time,
+    ) -> Option<Suspicion> {
+        self.sighted(recent, tuple, hash, &Sighting::of(segment), now)
     }
 
-    fn sighted(&self, tuple: &Tuple, hash: Hash, sighting: &Sighting, now: u32) -> Option<Suspicion> {
+    /// Whether it is enough to have seen a segment that may be repeated, of a client that [is not
+    /// watched](Suspicions::may_watch): it is new, or a copy that the network made. Else it is to be
+    /// [observed](Suspicions::observe).
+    #[inline(always)]
+    pub(crate) fn is_first_sight(recent: &Recent, hash: Hash, segment: &Segment<'_>, now: Time) -> bool {
+        recent.see(hash, &Sighting::of(segment), now).is_none()
+    }
+
+    fn sighted(
+        &self,
+        recent: &Recent,
+        tuple: &Tuple,
+        hash: Hash,
+        sighting: &Sighting,
+        time: Time,
+    ) -> Option<Suspicion> {
+        let now = time.as_millis() as u32;
+        if !sighting.repeated {
+            recent.forget(hash);
+        }
         let index = self.index(hash);
         let (tags, bucket) = (&self.tags[index], &self.buckets[index]);
         let mut candidates = tags.candidates(hash);
@@ -353,22 +380,23 @@ impl Suspicions {
             let meta = slot.meta();
             if slot.has(meta, tuple) {
                 let mut taken = slot.take(meta)?;
-                return if slot.key.load(Ordering::Relaxed) == tuple.key() {
-                    go_on(&mut taken, tuple, sighting, now)
-                } else {
-                    None
-                };
+                if slot.key.load(Ordering::Relaxed) != tuple.key() {
+                    return None;
+                }
+                return go_on(&mut taken, tuple, sighting, now);
             }
         }
-        if sighting.repeated {
-            let metas = bucket.0.iter().zip(&tags.0).map(|(slot, tag)| (slot, tag, slot.meta()));
-            let least = metas.filter(|(_, _, meta)| !meta.is_busy()).min_by_key(|(_, _, meta)| meta.worth(now));
-            if let Some((slot, tag, meta)) = least
-                && let Some(mut taken) = slot.take(meta)
-            {
-                tag.store(Tags::of(hash), Ordering::Relaxed);
-                taken.write(tuple, &Track::begin(sighting, sighting.end, now));
-            }
+        if !sighting.repeated {
+            return None;
+        }
+        let Next::Repeated(track) = recent.see(hash, sighting, time)?.next(sighting, now) else { return None };
+        let metas = bucket.0.iter().zip(&tags.0).map(|(slot, tag)| (slot, tag, slot.meta()));
+        let least = metas.filter(|(_, _, meta)| !meta.is_busy()).min_by_key(|(_, _, meta)| meta.worth(now));
+        if let Some((slot, tag, meta)) = least
+            && let Some(mut taken) = slot.take(meta)
+        {
+            tag.store(Tags::of(hash), Ordering::Relaxed);
+            taken.write(tuple, &track);
         }
         None
     }

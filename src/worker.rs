@@ -1,8 +1,8 @@
 //! The worker: one pinned thread, one queue pair of the wire and one of the host, and this loop.
 //!
 //! Its paths by cost, the most frequent first:
-//! 1. a segment of a connection that is not ours: classified, two lookups that miss, a look at who repeats himself,
-//!    dropped;
+//! 1. a segment of a connection that is not ours: parsed, one lookup that misses, a word of the handshakes' tags, with data
+//!    a line of what its client sent last; dropped;
 //! 2. a segment of an established connection: one lookup, to the host (or, from the host, to the wire);
 //! 3. a SYN: remembered (two cache lines written), kept by a passive (three more);
 //! 4. a segment that decides a handshake: its checksum over all data, an entry written;
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
+use crate::bits::{all, bits};
 use crate::broken::{Rule, broken};
 use crate::classify::{Class, Facts};
 use crate::counters::Counters;
@@ -24,13 +25,14 @@ use crate::decide::Decider;
 use crate::frame::tcp::{self, Reset};
 use crate::frame::{Mac, arp, ethernet, icmp};
 use crate::kept::Kept;
-use crate::orphans::{Suspect, Suspicion, Suspicions};
+use crate::orphans::{Recent, Suspect, Suspicion, Suspicions};
 use crate::port::{BURST, Buffer, Burst, Port};
 use crate::shared::{HeartbeatFrame, Notice, Shared};
+use crate::simd::{Cpu, Simd, Work};
 use crate::table::{Established, Fragments, HalfOpen, Handshakes};
 use crate::time::{Clock, Time};
 use crate::verdict::{DropReason, Verdict};
-use stages::{Direction, Stages, all, bits};
+use stages::{Direction, Stages};
 
 /// What the workers of a member share.
 pub struct Member {
@@ -62,6 +64,7 @@ impl Member {
             fragments: &self.fragments,
             catching_up,
             suspicions: &self.suspicions,
+            recent: None,
             now,
         }
     }
@@ -83,10 +86,30 @@ const BACKLOG: u32 = 64;
 /// Kept SYNs looked at in one turn: so many that a takeover is quick, so few that others' frames need not wait.
 const LOOKS: usize = 4 * BURST;
 
+/// Clients of other members whose last segments a worker remembers: 1 MiB.
+const RECENT: usize = 1 << 16;
+
 /// As what frames leave.
 #[inline]
 fn source(facts: &Facts) -> Mac {
     if broken(Rule::OwnSource) { facts.vips[0].mac } else { facts.own_mac }
+}
+
+/// [`Worker::forward`], compiled for each CPU.
+struct Forward<'a, W: Port, H: Port<Buffer = W::Buffer>> {
+    worker: &'a mut Worker<W, H>,
+    burst: Burst<W::Buffer>,
+    direction: Direction,
+    now: Time,
+}
+
+impl<W: Port, H: Port<Buffer = W::Buffer>> Work for Forward<'_, W, H> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> usize {
+        self.worker.forward_by(simd, self.burst, self.direction, self.now)
+    }
 }
 
 /// A worker over its ports.
@@ -99,10 +122,9 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
     /// Its queue pair towards the host.
     pub host: H,
     kept: Kept,
+    recent: Recent,
     stages: Stages,
-    /// Whether the CPU has what [`forward_modern`](Worker::forward_modern) is compiled for.
-    #[cfg(target_arch = "x86_64")]
-    modern: bool,
+    cpu: Cpu,
     to_wire: Burst<W::Buffer>,
     to_host: Burst<W::Buffer>,
     last_turn: Option<Time>,
@@ -115,7 +137,7 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
 impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     /// A worker that counts into `counters` and keeps SYNs in `kept`, which no other worker may have.
     pub fn new(member: Arc<Member>, counters: Arc<Counters>, clock: Clock, kept: Kept, wire: W, host: H) -> Self {
-        let (to_wire, to_host, stages) = (Burst::new(), Burst::new(), Stages::default());
+        let (to_wire, to_host, stages) = (Burst::new(), Burst::new(), Stages::new(&member.facts));
         Worker {
             member,
             counters,
@@ -123,9 +145,9 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
             wire,
             host,
             kept,
+            recent: Recent::new(RECENT),
             stages,
-            #[cfg(target_arch = "x86_64")]
-            modern: stages::is_modern(),
+            cpu: Cpu::detect(),
             to_wire,
             to_host,
             last_turn: None,
@@ -214,50 +236,28 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
 
     /// Takes a burst through all stages; returns how many frames there were.
     fn forward(&mut self, burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
-        #[cfg(target_arch = "x86_64")]
-        if self.modern {
-            #[allow(unsafe_code)]
-            // SAFETY: the CPU was found to have what this function is compiled for.
-            return unsafe { self.forward_modern(burst, direction, now) };
+        if burst.is_empty() {
+            return 0;
         }
-        self.forward_anywhere(burst, direction, now)
-    }
-
-    /// The same code, compiled for x86-64-v3, which CPUs have had since 2013 (Intel) and 2015 (AMD).
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
-    #[allow(unsafe_code)] // As every function for certain CPUs alone.
-    unsafe fn forward_modern(&mut self, burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
-        self.forward_anywhere(burst, direction, now)
+        self.cpu.run(Forward { worker: self, burst, direction, now })
     }
 
     /// One stage at a time, so that the memory each frame needs is on its way while the others are worked on. The many,
-    /// plain segments of established connections, are carried out first and without a decision: whether a frame is one
-    /// is a bit, not a branch to be mispredicted.
+    /// plain segments of established connections and of nobody here, are carried out first and without a decision:
+    /// whether a frame is one is a bit, not a branch to be mispredicted.
     #[inline(always)]
-    fn forward_anywhere(&mut self, burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
+    fn forward_by<S: Simd>(&mut self, simd: S, burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
         let frames = burst.len();
-        if frames == 0 {
-            return 0;
-        }
-        self.stages.prepare(&self.member, &burst, direction, now);
+        self.stages.prepare(simd, &self.member, &self.recent, &burst, direction, now);
         let mut burst: ArrayVec<Option<W::Buffer>, BURST> = burst.into_iter().map(Some).collect();
-        let member = Arc::clone(&self.member);
-        let decider = member.decider(self.catching_up > 0, now);
-        let mut others = all(frames);
-        for segment in bits(self.stages.passing) {
-            let index = usize::from(self.stages.frame_of[segment]);
-            others &= !(1 << index);
-            if let Some(buffer) = burst[index].take() {
-                self.pass(buffer, segment, direction, &decider);
-            }
-        }
+        self.pass(&mut burst, direction, now);
+        let mut others = all(frames) & !self.stages.passing;
         if direction == Direction::FromWire {
-            others &= !self.drop_of_nobody(&mut burst, &decider);
+            others &= !self.drop_of_nobody(simd, &mut burst, now);
         }
         for index in bits(others) {
             if let Some(buffer) = burst[index].take() {
-                let verdict = self.decide(buffer.bytes(), index, direction, &decider);
+                let verdict = self.decide(buffer.bytes(), index, direction, now);
                 self.carry_out(buffer, verdict, index, now);
             }
         }
@@ -266,58 +266,73 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         frames
     }
 
-    /// A plain segment of a connection of ours.
+    /// The plain segments of connections of ours.
     #[inline(always)]
-    fn pass(&mut self, mut buffer: W::Buffer, segment: usize, direction: Direction, decider: &Decider<'_>) {
-        match direction {
-            Direction::FromWire => {
-                decider.of_ours(self.stages.found[segment]);
-                ethernet::set_destination(buffer.bytes_mut(), decider.facts.own_mac);
-                self.to_host.push(buffer);
+    fn pass(&mut self, burst: &mut [Option<W::Buffer>], direction: Direction, now: Time) {
+        let facts = &self.member.facts;
+        for buffer in bits(self.stages.passing).filter_map(|index| burst[index].take()) {
+            let mut buffer = buffer;
+            match direction {
+                Direction::FromWire => {
+                    ethernet::set_destination(buffer.bytes_mut(), facts.own_mac);
+                    self.to_host.push(buffer);
+                }
+                Direction::FromHost => {
+                    ethernet::set_source(buffer.bytes_mut(), source(facts));
+                    self.to_wire.push(buffer);
+                }
             }
-            Direction::FromHost => {
-                ethernet::set_source(buffer.bytes_mut(), source(decider.facts));
-                self.to_wire.push(buffer);
+        }
+        if direction == Direction::FromWire {
+            for index in bits(self.stages.stale) {
+                self.member.established.touch(&mut self.stages.entries[index], now);
             }
         }
     }
 
     /// Drops the plain segments of connections that are nobody's here, nearly all of those that were not found. Returns
-    /// which frames they were, bit by bit.
+    /// which frames they were.
     #[inline(always)]
-    fn drop_of_nobody(&mut self, burst: &mut [Option<W::Buffer>], decider: &Decider<'_>) -> u64 {
-        let mut done = 0;
-        for segment in bits(self.stages.missed) {
-            let stages = &self.stages;
-            let index = usize::from(stages.frame_of[segment]);
-            let (tuple, hash) = (&stages.tuples[segment], stages.hashes[segment]);
-            let (Class::Tcp(place), Some(buffer)) = (stages.classes[index], &burst[index]) else { continue };
-            let Some(verdict) = decider.of_nobody(place, buffer.bytes(), tuple, hash) else { continue };
-            done |= 1 << index;
-            match (burst[index].take(), verdict) {
-                (_, Verdict::Drop(reason)) => self.counters.count_drop(reason),
-                (Some(buffer), verdict) => self.carry_out(buffer, verdict, index, decider.now),
-                (None, _) => {}
-            }
+    fn drop_of_nobody<S: Simd>(&mut self, simd: S, burst: &mut [Option<W::Buffer>], now: Time) -> u64 {
+        let (stages, decider) = (&self.stages, self.decider(now));
+        let mut known = 0;
+        for index in bits(stages.missed) {
+            known |= u64::from(decider.may_be_known(stages.hashes[index])) << index;
         }
-        done
+        for index in bits(known) {
+            known &= !(u64::from(!decider.is_known(simd, stages.hashes[index])) << index);
+        }
+        let mut nobodys = stages.missed & !known;
+        for index in bits(nobodys & stages.may_be_repeated) {
+            let frame = burst[index].as_ref().map_or(&[][..], |buffer| buffer.bytes());
+            let seen = decider.is_first_sight(stages.tuples.get(index).vip, stages.hashes[index], frame);
+            nobodys &= !(u64::from(!seen) << index);
+        }
+        bits(nobodys).for_each(|index| drop(burst[index].take()));
+        self.counters.count_drops(DropReason::NoConnection, nobodys.count_ones().into());
+        nobodys
     }
 
     /// Any other frame.
     #[inline]
-    fn decide(&self, frame: &[u8], index: usize, direction: Direction, decider: &Decider<'_>) -> Verdict {
-        let stages = &self.stages;
-        let (class, segment) = (stages.classes[index], usize::from(stages.segment_of[index]));
-        let (tuple, hash) = (&stages.tuples[segment], stages.hashes[segment]);
+    fn decide(&self, frame: &[u8], index: usize, direction: Direction, now: Time) -> Verdict {
+        let (stages, decider) = (&self.stages, self.decider(now));
+        let (class, tuple, hash) = (stages.class(index, frame), stages.tuples.get(index), stages.hashes[index]);
         match direction {
-            Direction::FromWire => decider.from_wire(class, frame, tuple, hash),
-            Direction::FromHost => decider.from_host(class, frame, tuple, hash),
+            Direction::FromWire => decider.from_wire(class, frame, &tuple, hash),
+            Direction::FromHost => decider.from_host(class, frame, &tuple, hash),
         }
+    }
+
+    /// What this burst is decided with.
+    #[inline(always)]
+    fn decider(&self, now: Time) -> Decider<'_> {
+        Decider { recent: Some(&self.recent), ..self.member.decider(self.catching_up > 0, now) }
     }
 
     /// Does what a verdict says: rewrites the frame where it lies, and puts it on its way out.
     fn carry_out(&mut self, mut buffer: W::Buffer, verdict: Verdict, index: usize, now: Time) {
-        let tuple = self.stages.tuples[usize::from(self.stages.segment_of[index])];
+        let tuple = self.stages.tuples.get(index);
         let facts = &self.member.facts;
         let frame = buffer.bytes_mut();
         match verdict {
@@ -387,7 +402,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
             }
             Verdict::Suspect(end, reason) => {
                 if let Some(header) = ethernet::Ethernet::parse(frame)
-                    && let Class::Tcp(place) = self.stages.classes[index]
+                    && let Class::Tcp(place) = self.stages.class(index, frame)
                     && let Some(segment) = place.segment(frame)
                 {
                     let suspicion = Suspicion { tuple, seq: segment.seq(), end, ack: segment.ack() };

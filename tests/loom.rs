@@ -10,8 +10,12 @@
 use std::net::Ipv4Addr;
 
 use baton::config::checked::HugePages;
+use baton::port::BURST;
 use baton::shared::{Role, Roles};
-use baton::table::{Answer, Cursor, Entry, Established, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple};
+use baton::simd::Portable;
+use baton::table::{
+    Answer, Cursor, Entry, Established, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple, Tuples,
+};
 use baton::time::Time;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
@@ -189,6 +193,13 @@ fn a_slot_that_changes_hands_is_never_taken_for_its_last_owner() {
     });
 }
 
+/// Which of the first `count` are found.
+fn look_up(table: &Established, tuples: &Tuples, count: usize, entries: &mut [Entry; BURST]) -> u64 {
+    let mut hashes = [Hash::default(); BURST];
+    table.ask(Portable, tuples, 0, &mut hashes);
+    table.look_up_burst(Portable, tuples, count, &hashes, entries, NOW).found
+}
+
 #[test]
 fn a_burst_takes_no_slot_for_its_last_or_next_owner() {
     model(3, || {
@@ -199,9 +210,9 @@ fn a_burst_takes_no_slot_for_its_last_or_next_owner() {
             insert(&other, &tuple(2));
             removed
         });
-        let tuples = [tuple(1), tuple(2)];
-        let mut entries = [Entry::NONE; 2];
-        let found = table.look_up_burst(&tuples, &mut [Hash::default(); 2], &mut entries, |_, _| {}).found;
+        let tuples = [tuple(1), tuple(2)].into_iter().collect();
+        let mut entries = [Entry::NONE; BURST];
+        let found = look_up(&table, &tuples, 2, &mut entries);
         let first = found & 1 != 0 && table.remove(entries[0]);
         let second = found & 2 != 0 && table.remove(entries[1]);
         assert!(thread.join().unwrap() != first);
@@ -215,8 +226,9 @@ fn a_connection_is_found_while_it_is_confirmed_again() {
         let table = table_of(3, [tuple(1)]);
         let other = Arc::clone(&table);
         let thread = thread::spawn(move || insert(&other, &tuple(1)));
-        let mut entries = [Entry::NONE];
-        let found = table.look_up_burst(&[tuple(1)], &mut [Hash::default()], &mut entries, |_, _| {}).found;
+        let tuples = [tuple(1)].into_iter().collect();
+        let mut entries = [Entry::NONE; BURST];
+        let found = look_up(&table, &tuples, 1, &mut entries);
         assert!(found == 1 && find(&table, &tuple(1)).is_some());
         thread.join().unwrap();
     });

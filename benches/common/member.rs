@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use baton::classify::{Facts, VipFacts};
@@ -102,6 +103,9 @@ impl Template {
     }
 }
 
+/// The sequence number of the next segment.
+static SEQ: AtomicU32 = AtomicU32::new(1);
+
 /// Makes frames of connections picked at random.
 pub struct Traffic {
     templates: Vec<(Kind, Template)>,
@@ -145,7 +149,8 @@ impl Traffic {
         let template = &self.templates.iter().find(|(other, _)| *other == kind).expect("all kinds").1;
         frame[..60].copy_from_slice(&template.bytes);
         let number = self.random.below(self.connections);
-        let seq = self.random.next() as u32;
+        // Whoever sends again has got further, in whichever traffic.
+        let seq = SEQ.fetch_add(100, Ordering::Relaxed);
         match kind {
             Kind::Ack | Kind::Data => address(frame, &tuple(number), seq, 26, 34),
             // As many connections again, of clients of their own.

@@ -16,7 +16,9 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use baton::table::Tuple;
+use baton::simd::{LANES, Simd, Work};
+use baton::table::{Entry, Established, Hash, Tuple, Tuples};
+use baton::time::Time;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Bencher, BenchmarkGroup, Criterion};
 
@@ -94,6 +96,25 @@ impl Random {
     }
 }
 
+/// A burst of tuples, to be looked up as the worker does; how many are found.
+pub struct LookUp<'a>(pub &'a Established, pub &'a Tuples);
+
+impl Work for LookUp<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> usize {
+        let LookUp(table, tuples) = self;
+        let (mut hashes, mut entries) = ([Hash::default(); BATCH], [Entry::NONE; BATCH]);
+        (0..BATCH).step_by(LANES).for_each(|first| table.ask(simd, tuples, first, &mut hashes));
+        let looks = table.look_up_burst(simd, tuples, BATCH, &hashes, &mut entries, NOW);
+        looks.found.count_ones() as usize
+    }
+}
+
+/// When all connections were entered, and when they are looked up.
+pub const NOW: Time = Time::from_millis(100_000);
+
 /// Connection `number`: clients with 64 connections each.
 pub fn tuple(number: usize) -> Tuple {
     let number = number as u32;
@@ -118,16 +139,19 @@ pub fn batches<T: Copy>(
 }
 
 /// The CPU time of `work` on so many batches.
-pub fn time_batches<T: Copy>(count: u64, mut next: impl FnMut() -> T, mut work: impl FnMut(&[T; BATCH])) -> Duration {
-    let mut made = [[next(); BATCH]; 64];
+pub fn time_batches<T: Copy>(count: u64, mut next: impl FnMut() -> T, work: impl FnMut(&[T; BATCH])) -> Duration {
+    time_batches_of(count, || std::array::from_fn(|_| next()), work)
+}
+
+/// The same of batches that are made as a whole.
+pub fn time_batches_of<T>(count: u64, mut make: impl FnMut() -> T, mut work: impl FnMut(&T)) -> Duration {
     let (mut spent, mut left) = (Duration::ZERO, count as usize);
     while left > 0 {
-        let some = left.min(made.len());
-        made[..some].as_flattened_mut().iter_mut().for_each(|item| *item = next());
+        let made: Vec<T> = (0..left.min(64)).map(|_| make()).collect();
         let start = CpuTime::now();
-        made[..some].iter().for_each(&mut work);
+        made.iter().for_each(&mut work);
         spent += CpuTime::now() - start;
-        left -= some;
+        left -= made.len();
     }
     spent
 }

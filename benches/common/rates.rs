@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use baton::config::checked::HugePages;
 use baton::control::truth::{Ending, Held, Kernel, Truth};
-use baton::table::{Answer, Cursor, Entry, Established, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple};
+use baton::simd::Cpu;
+use baton::table::{
+    Answer, Cursor, Entry, Established, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple, Tuples,
+};
 use baton::time::Time;
 
 use super::pair::pin;
-use super::{BATCH, CpuTime, Random, tuple};
+use super::{BATCH, CpuTime, LookUp, Random, tuple};
 
 const HASHER: Hasher = Hasher::new(*b"a key for benche");
 
@@ -283,17 +286,17 @@ fn beside_look_ups<T>(
 
 fn look_up_until(table: &Established, connections: usize, started: &AtomicBool, done: &AtomicBool) -> f64 {
     let mut random = Random(3);
-    let (mut hashes, mut entries) = ([Hash::default(); BATCH], [Entry::NONE; BATCH]);
+    let cpu = Cpu::detect();
     let (mut spent, mut count) = (Duration::ZERO, 0);
     while !done.load(Ordering::Acquire) {
-        let batches: [[Tuple; BATCH]; 64] =
-            std::array::from_fn(|_| std::array::from_fn(|_| tuple(random.below(connections))));
+        let batches: [Tuples; 64] =
+            std::array::from_fn(|_| (0..BATCH).map(|_| tuple(random.below(connections))).collect());
         let start = CpuTime::now();
         for tuples in &batches {
-            black_box(table.look_up_burst(tuples, &mut hashes, &mut entries, |_, _| {}));
+            black_box(cpu.run(LookUp(table, tuples)));
         }
         spent += CpuTime::now() - start;
-        count += batches.as_flattened().len();
+        count += batches.len() * BATCH;
         started.store(true, Ordering::Release);
     }
     count as f64 / spent.as_secs_f64() / 1e6

@@ -14,7 +14,7 @@ pub mod wire;
 
 use crate::classify::Facts;
 use crate::frame::tcp::{Checksum, Segment};
-use crate::orphans::Suspicions;
+use crate::orphans::{Recent, Suspicions};
 use crate::shared::Shared;
 use crate::table::{Established, Fragments, HalfOpen, Handshakes};
 use crate::time::Time;
@@ -39,6 +39,8 @@ pub struct Decider<'a> {
     pub catching_up: bool,
     /// Clients of nobody here that repeat themselves.
     pub suspicions: &'a Suspicions,
+    /// What such clients have sent of late; a worker's own, so who decides elsewhere has none.
+    pub recent: Option<&'a Recent>,
     /// The time of this burst.
     pub now: Time,
 }

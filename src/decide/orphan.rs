@@ -16,7 +16,8 @@ impl Decider<'_> {
         if !of_nobody || !self.facts.vips[usize::from(tuple.vip)].orphans {
             return Verdict::Drop(reason);
         }
-        match self.suspicions.observe(tuple, hash, segment, self.now) {
+        let observed = self.recent.and_then(|recent| self.suspicions.observe(recent, tuple, hash, segment, self.now));
+        match observed {
             Some(suspicion) if self.shared.role(tuple.vip).primary() && distrust(segment).is_none() => {
                 Verdict::Suspect(suspicion.end, reason)
             }

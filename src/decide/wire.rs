@@ -2,9 +2,11 @@
 
 use super::{Decider, distrust, in_window, is_unfinished};
 use crate::broken::{Rule, broken};
-use crate::classify::{self, Class, FragmentId, Place};
+use crate::classify::{self, Class, FragmentId, common};
 use crate::frame::tcp::Segment;
+use crate::orphans::Suspicions;
 use crate::shared::Role;
+use crate::simd::Simd;
 use crate::table::{Entry, Hash, Record, Remembered, Stage, State, Tuple, VipIndex};
 use crate::verdict::{DropReason, Verdict};
 
@@ -29,24 +31,33 @@ impl Decider<'_> {
         }
     }
 
-    /// A plain segment of a connection that this member has, from the wire: it goes to the host.
-    #[inline]
-    pub fn of_ours(&self, mut entry: Entry) {
-        self.established.touch(&mut entry, self.now);
+    /// Whether a plain segment from the wire that had no entry when its burst was looked up may be of a tuple of which a
+    /// handshake is remembered, or of a client that is watched. Nearly all segments of other members' connections are
+    /// neither: they are nobody's here, and there is nothing more to them. The others are decided as if they had not been looked
+    /// up. Wrong for one of them in thirty; asks for what [`is_known`](Decider::is_known) looks at.
+    #[inline(always)]
+    pub fn may_be_known(&self, hash: Hash) -> bool {
+        let may_have = self.handshakes.may_have(hash);
+        if may_have {
+            self.handshakes.prefetch(hash);
+        }
+        may_have | self.suspicions.may_watch(hash)
     }
 
-    /// A plain segment from the wire that had no entry when its burst was looked up, if no handshake of its tuple is
-    /// remembered either: it is nobody's here. So are nearly all segments of other members' connections. The others are decided
-    /// as if they had not been looked up: an earlier frame of the burst may have changed what is known.
-    #[inline]
-    pub fn of_nobody(&self, place: Place, frame: &[u8], tuple: &Tuple, hash: Hash) -> Option<Verdict> {
-        if self.handshakes.may_have(hash) {
-            return None;
-        }
-        let watched = place.may_be_repeated | self.suspicions.may_watch(hash);
-        match place.segment(frame) {
-            Some(segment) if watched => Some(self.suspect(tuple, hash, &segment, DropReason::NoConnection)),
-            _ => Some(Verdict::Drop(DropReason::NoConnection)),
+    /// The same, wrong for one in five hundred.
+    #[inline(always)]
+    pub fn is_known<S: Simd>(&self, simd: S, hash: Hash) -> bool {
+        self.handshakes.most_likely_has(simd, hash) | self.suspicions.may_watch(hash)
+    }
+
+    /// Whether there is nothing more to a segment of nobody here that may be repeated: it is seen for the first time.
+    #[inline(always)]
+    pub fn is_first_sight(&self, vip: VipIndex, hash: Hash, frame: &[u8]) -> bool {
+        match (self.recent, common::place(frame, vip).segment(frame)) {
+            (Some(recent), Some(segment)) if self.facts.vips[usize::from(vip)].orphans => {
+                Suspicions::is_first_sight(recent, hash, &segment, self.now)
+            }
+            _ => true,
         }
     }
 

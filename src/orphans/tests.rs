@@ -25,6 +25,7 @@ fn hash(tuple: &Tuple) -> Hash {
 /// A client, and what it is suspected of.
 struct Client {
     suspicions: Suspicions,
+    recent: Recent,
     tuple: Tuple,
     now: u64,
     ack: u32,
@@ -36,7 +37,14 @@ impl Client {
     fn new() -> Client {
         // Both clocks wrap around within each test.
         let now = (1 << 32) - 700;
-        Client { suspicions: Suspicions::new(64), tuple: tuple(40_000), now, ack: 5000, echo: Some(77) }
+        Client {
+            suspicions: Suspicions::new(64),
+            recent: Recent::new(64),
+            tuple: tuple(40_000),
+            now,
+            ack: 5000,
+            echo: Some(77),
+        }
     }
 
     /// Sends a segment `after` milliseconds.
@@ -53,7 +61,7 @@ impl Client {
         });
         let packet = Ipv4::parse(&frame).unwrap();
         let segment = Segment::parse(&packet).unwrap();
-        self.suspicions.observe(&self.tuple, hash(&self.tuple), &segment, Time::from_millis(self.now))
+        self.suspicions.observe(&self.recent, &self.tuple, hash(&self.tuple), &segment, Time::from_millis(self.now))
     }
 
     /// Sends the same segment again and again, after these milliseconds each. At which of them it was suspected.
@@ -183,28 +191,33 @@ fn the_same_numbers_of_another_client_are_another_client() {
 }
 
 #[test]
-fn a_flood_pushes_out_who_never_repeated_himself_first() {
-    let suspicions = Suspicions::new(WAYS);
+fn a_flood_pushes_nobody_out_who_repeats_himself() {
+    let (suspicions, recent) = (Suspicions::new(WAYS), Recent::new(WAYS));
     let sighting = Sighting { seq: 1, end: 101, ack: 5, echo: 0, repeated: true };
-    let send = |port, now| suspicions.sighted(&tuple(port), hash(&tuple(port)), &sighting, now);
-    let found = |port| suspicions.buckets[0].0.iter().any(|slot| slot.has(slot.meta(), &tuple(port)));
+    let send =
+        |port, now| suspicions.sighted(&recent, &tuple(port), hash(&tuple(port)), &sighting, Time::from_millis(now));
+    let found = |port: &u16| suspicions.buckets[0].0.iter().any(|slot| slot.has(slot.meta(), &tuple(*port)));
+    let all = || (1..1000).filter(found).collect::<Vec<u16>>();
     send(1, 0);
     send(1, 200);
     for port in 2..1000 {
-        send(port, 200 + u32::from(port));
+        send(port, 200 + u64::from(port));
     }
-    let all: Vec<u16> = (1..1000).filter(|&port| found(port)).collect();
-    assert_eq!(all, [1, 997, 998, 999]);
+    assert_eq!(all(), [1]);
     assert_eq!(send(1, 1300), None);
     assert!(send(1, 4000).is_some());
     // All of them repeat themselves: the oldest goes.
-    for port in 997..1000 {
-        send(port, 5000 + u32::from(port));
+    for now in [5000, 5200] {
+        for port in 997..1000 {
+            send(port, now + u64::from(port));
+        }
     }
-    send(1, 6000);
-    send(2, 6001);
-    let all: Vec<u16> = (1..1000).filter(|&port| found(port)).collect();
-    assert_eq!(all, [1, 2, 998, 999]);
+    assert_eq!(all(), [1, 997, 998, 999]);
+    for now in [6300, 6600] {
+        send(1, now);
+        send(2, now + 1);
+    }
+    assert_eq!(all(), [1, 2, 998, 999]);
 }
 
 #[test]
@@ -214,15 +227,18 @@ fn workers_that_meet_at_a_client_leave_no_slot_behind() {
         for thread in 0..4 {
             let suspicions = &suspicions;
             scope.spawn(move || {
+                let recent = Recent::new(8);
                 for now in 0..20_000 {
                     let tuple = tuple((now % 16) as u16);
                     let repeated = now % 5 != thread;
                     let sighting = Sighting { seq: 1, end: 101, ack: now / 512, echo: 0, repeated };
-                    suspicions.sighted(&tuple, hash(&tuple), &sighting, now * 30);
+                    let now = Time::from_millis(u64::from(now) * 30);
+                    suspicions.sighted(&recent, &tuple, hash(&tuple), &sighting, now);
                 }
             });
         }
     });
+    assert!(suspicions.buckets.iter().flat_map(|bucket| &bucket.0).any(|slot| slot.meta() != Meta::EMPTY));
     for slot in suspicions.buckets.iter().flat_map(|bucket| &bucket.0) {
         assert!(!slot.meta().is_busy());
     }
@@ -238,7 +254,7 @@ proptest! {
     /// Whatever a client sends: who is suspected has sent nothing since but repeats, at gaps of which three grew.
     #[test]
     fn nobody_is_suspected_without_the_whole_proof(steps in steps()) {
-        let suspicions = Suspicions::new(4);
+        let (suspicions, recent) = (Suspicions::new(4), Recent::new(4));
         let (mut now, mut since) = (0u32, Vec::<(u32, Sighting)>::new());
         for (gap, segment, heard, repeated) in steps {
             now += gap;
@@ -247,20 +263,25 @@ proptest! {
             let goes_on = since.last().is_some_and(|(_, last)| {
                 repeated && gap <= GAP_MAX_MS && (last.ack, last.echo) == (sighting.ack, sighting.echo)
             });
+            // Of who is not watched, what need not be repeated is not looked at (`Decider::may_be_known`).
+            if !repeated && !suspicions.may_watch(hash(&tuple(1))) {
+                continue;
+            }
             if !goes_on {
                 since.clear();
             }
             if repeated {
                 since.push((now, sighting));
             }
-            let suspicion = suspicions.sighted(&tuple(1), hash(&tuple(1)), &sighting, now);
+            let time = Time::from_millis(now.into());
+            let suspicion = suspicions.sighted(&recent, &tuple(1), hash(&tuple(1)), &sighting, time);
             if let Some(suspicion) = suspicion {
                 let gaps = since.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|&gap| gap >= GAP_MIN_MS);
                 let mut grown = Vec::<u32>::new();
-                // The longest chain of growing gaps; a slot's gap is told to four milliseconds.
+                // The longest chain of growing gaps; the first is told to eight milliseconds, a slot's to four.
                 let mut chains: Vec<usize> = Vec::new();
                 for gap in gaps {
-                    let before = grown.iter().zip(&chains).filter(|(before, _)| gap * 4 >= (**before & !3) * 5);
+                    let before = grown.iter().zip(&chains).filter(|(before, _)| gap * 4 >= (before.saturating_sub(8) & !3) * 5);
                     let longest = before.map(|(_, chain)| *chain).max().unwrap_or(0) + 1;
                     grown.push(gap);
                     chains.push(longest);

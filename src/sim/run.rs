@@ -173,7 +173,7 @@ fn draw(setup: Setup, random: &mut Random) -> Options {
         backlog: random.pick(&[4, 16, 128]),
         client_delay: random.pick(&[Cable::default().delay, 200 * MS / 1000, 3 * MS, 10 * MS]),
         // Not drawn, so that it changes nothing else of a run.
-        versions: setup.seed % 4 == 0,
+        versions: setup.seed.is_multiple_of(4),
         ..Options::default()
     }
 }

@@ -1,8 +1,9 @@
 //! A bucket of [`Established`](super::Established): one cache line, the unit that a look-up reads.
 
-use super::Tuple;
+use super::VipIndex;
 use super::entry::Word;
 use super::hash::Hash;
+use crate::simd::{Line, Simd};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Slots of a bucket: as many as fit a cache line.
@@ -10,7 +11,7 @@ pub(super) const SLOTS: usize = 5;
 
 /// Five slots and what is known of the entries that did not fit: one cache line.
 ///
-/// A slot is a key ([`Tuple::key`]) and a word ([`Word`]). `passed`: four counts of 8 bits; count `c` says how many
+/// A slot is a key ([`Tuple::key`](super::Tuple)) and a word ([`Word`]). `passed`: four counts of 8 bits; count `c` says how many
 /// entries with `hash % 4 == c` have passed over this bucket, full when they came, to lie further on. A look-up goes on
 /// to the next bucket only where its count is not zero, so one line mostly settles also a miss, whatever came and went.
 #[repr(C, align(64))]
@@ -24,6 +25,30 @@ pub(super) struct Bucket {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Bucket>() == 64);
 
+/// See [`Bucket::first_look`].
+pub(super) struct Look {
+    /// Of the entry, if it is here.
+    pub slot: usize,
+    pub word: Word,
+    /// The tuple's entry is here.
+    pub here: bool,
+    /// And it is live, no SYN was seen, and a segment was on this tick.
+    pub fresh: bool,
+    /// If it is not here: it may be elsewhere, or the slot is changing. A proper look will tell.
+    pub elsewhere: bool,
+}
+
+// SAFETY: asserted above; the keys come first. (Never asked under loom.)
+#[allow(unsafe_code)]
+unsafe impl Line for Bucket {
+    const WORDS: u32 = (1 << SLOTS) - 1;
+
+    #[inline(always)]
+    fn words(&self) -> &[AtomicU64] {
+        &self.keys
+    }
+}
+
 impl Bucket {
     /// The slots that have this key, as bits: a first look, without a branch that depends on where it is.
     #[inline]
@@ -36,12 +61,10 @@ impl Bucket {
         candidates
     }
 
-    /// A slot and its word; whether the tuple's entry is there; or whether a proper look is needed to tell: there may be
-    /// one elsewhere, or the slot is changing. Without a branch.
-    #[inline]
-    pub fn first_look(&self, tuple: &Tuple, hash: Hash) -> (usize, Word, bool, bool) {
-        let key = tuple.key();
-        let candidates = self.candidates(key);
+    /// Whether the tuple's entry is here, where and as what. Without a branch.
+    #[inline(always)]
+    pub fn first_look<S: Simd>(&self, simd: S, key: u64, vip: VipIndex, hash: Hash, ticks: Word) -> Look {
+        let candidates = simd.equal(self, u64::MAX, key);
         // With none, the last: its key will be another.
         let slot = (candidates | 1 << (SLOTS - 1)).trailing_zeros() as usize;
         // In this order, and Acquire, as in `read`.
@@ -49,10 +72,9 @@ impl Bucket {
         let other_key = self.keys[slot].load(Ordering::Acquire) ^ key;
         let again = Word::from_bits(self.words[slot].load(Ordering::Acquire));
         // One comparison at the end: of conditions joined one by one the compiler makes branches.
-        let mismatch = other_key | u64::from(word.differs(again, tuple.vip));
-        let here = mismatch == 0;
+        let mismatch = other_key | u64::from(word.differs(again, vip));
         let elsewhere = (candidates | self.passed_bits(hash)) != 0;
-        (slot, word, here, !here & elsewhere)
+        Look { slot, word, here: mismatch == 0, fresh: word.is_not_fresh(ticks) == 0, elsewhere }
     }
 
     /// A slot's key and word, if it holds an entry, and both of the same.

@@ -71,6 +71,7 @@ const LIVE: u32 = 2;
 const TIME_WAIT: u32 = 3;
 const SYN_SEEN: u32 = 1 << 2;
 const VIP_SHIFT: u32 = 3;
+const VIP: u32 = 0xff << VIP_SHIFT;
 const LAST_SEEN_SHIFT: u32 = 11;
 const LAST_SEEN_MASK: u32 = (1 << 11) - 1;
 const GENERATION_SHIFT: u32 = 22;
@@ -111,10 +112,26 @@ impl Word {
     }
 
     /// Zero if this is a live entry of the VIP and `later`, read from the same slot, still is that entry.
-    #[inline]
+    #[inline(always)]
     pub fn differs(self, later: Word, vip: VipIndex) -> u32 {
-        let not_live = !(self.0 & later.0) & LIVE;
-        not_live | (self.0 ^ later.0) >> GENERATION_SHIFT | u32::from(self.vip() ^ vip)
+        const SAME: u32 = LIVE | u32::MAX << GENERATION_SHIFT;
+        (self.0 ^ Word::of_vip(vip)) & (LIVE | VIP) | (self.0 ^ later.0) & SAME
+    }
+
+    /// A word with nothing but the tick that a segment seen now falls on.
+    pub fn of_tick(now: Time) -> Word {
+        Word(ticks(now) << LAST_SEEN_SHIFT)
+    }
+
+    /// Zero if this says that a socket is there, no SYN was seen, and a segment was on the tick of `ticks`.
+    #[inline(always)]
+    pub fn is_not_fresh(self, ticks: Word) -> u32 {
+        (self.0 ^ ticks.0 ^ LIVE) & (STATE | SYN_SEEN | LAST_SEEN_MASK << LAST_SEEN_SHIFT)
+    }
+
+    #[inline(always)]
+    fn of_vip(vip: VipIndex) -> u32 {
+        LIVE | u32::from(vip) << VIP_SHIFT
     }
 
     /// An empty slot's word that keeps the generation.

@@ -1,15 +1,16 @@
 //! [`Established`]: the connections that this member owns, as a cache of its kernel's sockets.
 
-use std::ops::Range;
-
 use crossbeam::utils::CachePadded;
 
 use super::bucket::{Bucket, SLOTS};
 use super::entry::{Entry, State, Word};
 use super::hash::{Hash, Hasher};
 use super::memory::{Region, TableError, prefetch};
-use super::tuple::{MAX_VIPS, Tuple, VipIndex};
+use super::tuple::{MAX_VIPS, Tuple, Tuples, VipIndex};
+use crate::bits::{all, bits};
 use crate::config::checked::HugePages;
+use crate::port::BURST;
+use crate::simd::{LANES, Simd};
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::time::Time;
 
@@ -24,13 +25,6 @@ const CAPACITY_MAX: usize = 2_000_000_000;
 /// a bucket that they belong before, which the 8 bits of a count can tell. At capacity the odds that an insertion finds
 /// so many buckets full are of the order of 10⁻⁹ (Chernoff bound of a Poisson distribution); it is then refused.
 const REACH: usize = 48;
-
-/// Tuples of a burst that are hashed together: as many as [`Hasher::hash_burst`] takes at once.
-const GROUP: usize = 8;
-
-/// How many tuples of a burst have their lines on the way before the first of them is looked at: about as many as a
-/// core's misses at a time (10 to 16 fill buffers), and those that come just before.
-const AHEAD: usize = 24;
 
 /// How many VIPs are counted: all. Loom follows each atomic at each step, so there two must do.
 const COUNTS: usize = if cfg!(loom) { 2 } else { MAX_VIPS };
@@ -61,8 +55,9 @@ impl Cursor {
 pub struct Found {
     /// Those that have an entry.
     pub found: u64,
-    /// Those of them whose entry says that a SYN was seen. Of the others, any value.
-    pub syn_seen: u64,
+    /// Those of them whose entry is live, says of no SYN that was seen, and has noted a segment of late: there is nothing to
+    /// [`touch`](Established::touch). One of thousands that are so may be missing.
+    pub fresh: u64,
     /// Those that need a second look.
     again: u64,
 }
@@ -111,7 +106,7 @@ impl Established {
     /// is at work while the next is computed.
     #[inline]
     pub fn prefetch(&self, hash: Hash) {
-        prefetch(&self.buckets[self.home(hash)]);
+        prefetch(self.buckets.home(hash).1);
     }
 
     /// The tuple's entry, if it has one.
@@ -120,69 +115,77 @@ impl Established {
         self.probe(tuple, hash).next()
     }
 
-    /// The hashes and entries of a burst of up to 64 tuples: `entries[i]` is that of `tuples[i]` where the answer's bit i
-    /// says so. `hashed` gets each hash once, early: to ask for other lines that it leads to.
-    ///
-    /// While the lines of some are on their way, others are hashed, and looks are taken at those that have come: memory
-    /// and arithmetic are at work at the same time. Whether a tuple is found makes no difference to the way through the
-    /// code, so a mix of hits and misses mispredicts nothing. The few that need a second look, mostly at a second line, get
-    /// it at the end, when that line has come too.
+    /// Hashes eight tuples of a burst, from place `first` on, and asks for the lines that
+    /// [`look_up_burst`](Established::look_up_burst) will read. Memory is slow to answer and can be asked much at a time: best
+    /// is to ask for all of a burst before the first look.
     #[inline(always)]
-    pub fn look_up_burst(
+    pub fn ask<S: Simd>(&self, simd: S, tuples: &Tuples, first: usize, hashes: &mut [Hash; BURST]) {
+        self.hasher.hash_group(simd, tuples, first, hashes);
+        hashes[first..].iter().take(LANES).for_each(|hash| self.prefetch(*hash));
+    }
+
+    /// The entries of the first `count` tuples of a burst, whose hashes these are: `entries[i]` is that of tuple `i` where the
+    /// answer's bit `i` says so.
+    ///
+    /// Whether a tuple is found makes no difference to the way through the code, so a mix of hits and misses mispredicts
+    /// nothing. The few that need a second look, mostly at a second line, get it at the end, when that line has come too.
+    #[inline(always)]
+    pub fn look_up_burst<S: Simd>(
         &self,
-        tuples: &[Tuple],
-        hashes: &mut [Hash],
-        entries: &mut [Entry],
-        mut hashed: impl FnMut(usize, Hash),
+        simd: S,
+        tuples: &Tuples,
+        count: usize,
+        hashes: &[Hash; BURST],
+        entries: &mut [Entry; BURST],
+        now: Time,
     ) -> Found {
-        let count = tuples.len().min(64);
-        let (mut looks, mut looked) = (Found::default(), 0);
-        for start in (0..count).step_by(GROUP) {
-            let group = start..(start + GROUP).min(count);
-            self.hasher.hash_burst(&tuples[group.clone()], &mut hashes[group.clone()]);
-            for index in group {
-                self.prefetch(hashes[index]);
-                hashed(index, hashes[index]);
-            }
-            if start >= AHEAD {
-                self.first_looks(looked..looked + GROUP, tuples, hashes, entries, &mut looks);
-                looked += GROUP;
-            }
+        let (mut looks, ticks, count) = (Found::default(), Word::of_tick(now), count.min(BURST));
+        for first in (0..count).step_by(LANES) {
+            self.look_at_group(simd, first, count, tuples, hashes, entries, ticks, &mut looks);
         }
-        self.first_looks(looked..count, tuples, hashes, entries, &mut looks);
-        while looks.again != 0 {
-            let index = looks.again.trailing_zeros() as usize;
-            looks.again &= looks.again - 1;
-            if let Some(entry) = self.find(&tuples[index], hashes[index]) {
+        looks.again &= all(count);
+        looks.fresh &= looks.found;
+        for index in bits(looks.again) {
+            if let Some(entry) = self.find(&tuples.get(index), hashes[index]) {
                 entries[index] = entry;
                 looks.found |= 1 << index;
-                looks.syn_seen = looks.syn_seen & !(1 << index) | u64::from(entry.syn_seen()) << index;
             }
         }
         looks
     }
 
     #[inline(always)]
-    fn first_looks(
+    #[allow(clippy::too_many_arguments)] // A loop's body.
+    fn look_at_group<S: Simd>(
         &self,
-        range: Range<usize>,
-        tuples: &[Tuple],
-        hashes: &[Hash],
-        entries: &mut [Entry],
+        simd: S,
+        first: usize,
+        count: usize,
+        tuples: &Tuples,
+        hashes: &[Hash; BURST],
+        entries: &mut [Entry; BURST],
+        ticks: Word,
         looks: &mut Found,
     ) {
-        for index in range {
-            let home = self.home(hashes[index]);
-            let (slot, word, here, look_again) = self.buckets[home].first_look(&tuples[index], hashes[index]);
-            let entry = Entry { slot: (home * SLOTS + slot) as u32, word };
-            entries[index] = entry;
-            looks.found |= u64::from(here) << index;
-            looks.syn_seen |= u64::from(entry.syn_seen()) << index;
-            if look_again {
-                prefetch(&self.buckets[self.after(home)]);
-                looks.again |= 1 << index;
-            }
+        let (mut found, mut fresh, mut elsewhere) = (0u64, 0u64, 0u64);
+        // What lies beyond `count` is looked at as well: nobody asks what came of it, and a loop of a known length is
+        // the faster one. Not so under loom, which tries each look in each order.
+        let group_len = if cfg!(loom) { LANES.min(count - first) } else { LANES };
+        for within in (0..group_len).rev() {
+            let index = (first + within) % BURST;
+            let (home, bucket) = self.buckets.home(hashes[index]);
+            let look = bucket.first_look(simd, tuples.keys[index], tuples.vips[index], hashes[index], ticks);
+            entries[index] = Entry { slot: (home * SLOTS + look.slot) as u32, word: look.word };
+            found = found << 1 | u64::from(look.here);
+            fresh = fresh << 1 | u64::from(look.fresh);
+            elsewhere = elsewhere << 1 | u64::from(look.elsewhere);
         }
+        for within in bits(elsewhere & !found) {
+            prefetch(&self.buckets[self.after(self.home(hashes[first + within]))]);
+        }
+        looks.found |= found << first;
+        looks.fresh |= fresh << first;
+        looks.again |= (elsewhere & !found) << first;
     }
 
     /// Enters a connection, or, if it is there already, confirms it in place: a new generation, no SYN seen.

@@ -10,7 +10,9 @@
 
 use std::fmt;
 
-use super::Tuple;
+use super::{Tuple, Tuples};
+use crate::port::BURST;
+use crate::simd::{LANES, Simd};
 
 /// A tuple's hash under one [`Hasher`]. Computed once per frame, used for both tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,14 +88,35 @@ impl Hasher {
 }
 
 impl Hasher {
-    /// [`hash`](Hasher::hash) of each of several tuples.
-    #[inline]
-    pub fn hash_burst(&self, tuples: &[Tuple], hashes: &mut [Hash]) {
-        #[cfg(target_arch = "x86_64")]
-        let (tuples, hashes) = avx2::hash_burst(self, tuples, hashes);
-        for (tuple, hash) in tuples.iter().zip(hashes) {
-            *hash = self.hash(tuple);
+    /// [`hash`](Hasher::hash) of each of eight tuples of a burst, from place `first` on.
+    #[inline(always)]
+    pub fn hash_group<S: Simd>(&self, simd: S, tuples: &Tuples, first: usize, hashes: &mut [Hash; BURST]) {
+        let (Some(keys), Some(vips), Some(hashes)) = (
+            tuples.keys[first..].first_chunk(),
+            tuples.vips[first..].first_chunk(),
+            hashes[first..].first_chunk_mut::<LANES>(),
+        ) else {
+            return;
+        };
+        let rests = simd.or(simd.widen(vips), simd.splat(9 << 56));
+        let mut v = [
+            simd.splat(self.k0 ^ 0x736f_6d65_7073_6575),
+            simd.splat(self.k1 ^ 0x646f_7261_6e64_6f6d),
+            simd.splat(self.k0 ^ 0x6c79_6765_6e65_7261),
+            simd.splat(self.k1 ^ 0x7465_6462_7974_6573),
+        ];
+        for block in [simd.load(keys), rests] {
+            v[3] = simd.xor(v[3], block);
+            v = round_of_eight(simd, v);
+            v[0] = simd.xor(v[0], block);
         }
+        v[2] = simd.xor(v[2], simd.splat(0xff));
+        for _ in 0..3 {
+            v = round_of_eight(simd, v);
+        }
+        let mut words = [0; LANES];
+        simd.store(simd.xor(simd.xor(v[0], v[1]), simd.xor(v[2], v[3])), &mut words);
+        *hashes = words.map(Hash);
     }
 }
 
@@ -113,134 +136,20 @@ const fn round([mut v0, mut v1, mut v2, mut v3]: [u64; 4]) -> [u64; 4] {
     [v0, v1, v2, v3]
 }
 
-/// [`Hasher::hash`] of eight tuples at a time, in eight lanes of two registers each. The compiler does not find this by
-/// itself (tried: loops over arrays of lanes became 135 instructions a tuple, more than one at a time).
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code, unused_unsafe)] // Instructions that not every CPU has; safe in such a function since Rust 1.87.
-mod avx2 {
-    use std::arch::x86_64::{
-        __m256i, _mm256_add_epi64, _mm256_or_si256, _mm256_set_epi64x, _mm256_set1_epi64x, _mm256_shuffle_epi32,
-        _mm256_slli_epi64, _mm256_srli_epi64, _mm256_storeu_si256, _mm256_xor_si256,
-    };
-
-    use super::{Hash, Hasher, Tuple};
-
-    /// Lanes of a register.
-    const LANES: usize = 4;
-
-    /// Hashes as many as fill registers, if the CPU has them, and returns the others.
-    #[inline]
-    pub fn hash_burst<'a>(
-        hasher: &Hasher,
-        tuples: &'a [Tuple],
-        hashes: &'a mut [Hash],
-    ) -> (&'a [Tuple], &'a mut [Hash]) {
-        if !std::is_x86_feature_detected!("avx2") {
-            return (tuples, hashes);
-        }
-        let mut eights = tuples.chunks_exact(2 * LANES);
-        let mut places = hashes.chunks_exact_mut(2 * LANES);
-        for (tuples, hashes) in eights.by_ref().zip(places.by_ref()) {
-            // SAFETY: the CPU has AVX2, and there are eight of each.
-            unsafe { hash_eight(hasher, tuples, hashes) };
-        }
-        (eights.remainder(), places.into_remainder())
-    }
-
-    /// # Safety
-    /// The CPU has AVX2; there are eight tuples and eight hashes.
-    #[target_feature(enable = "avx2")]
-    unsafe fn hash_eight(hasher: &Hasher, tuples: &[Tuple], hashes: &mut [Hash]) {
-        let key = |at: usize| tuples[at].key() as i64;
-        let rest = |at: usize| i64::from(tuples[at].vip) | 9 << 56;
-        // SAFETY: the CPU has AVX2.
-        let (keys, rests) = unsafe {
-            (
-                [0, LANES].map(|at| _mm256_set_epi64x(key(at + 3), key(at + 2), key(at + 1), key(at))),
-                [0, LANES].map(|at| _mm256_set_epi64x(rest(at + 3), rest(at + 2), rest(at + 1), rest(at))),
-            )
-        };
-        // SAFETY: as above; the two stores fill eight hashes, which are one word each (`repr(transparent)`).
-        unsafe {
-            let all = |word: u64| [_mm256_set1_epi64x(word as i64); 2];
-            let mut v = [
-                all(hasher.k0 ^ 0x736f_6d65_7073_6575),
-                all(hasher.k1 ^ 0x646f_7261_6e64_6f6d),
-                all(hasher.k0 ^ 0x6c79_6765_6e65_7261),
-                all(hasher.k1 ^ 0x7465_6462_7974_6573),
-            ];
-            for block in [keys, rests] {
-                v[3] = xor(v[3], block);
-                v = round(v);
-                v[0] = xor(v[0], block);
-            }
-            v[2] = xor(v[2], all(0xff));
-            v = round(round(round(v)));
-            let [low, high] = xor(xor(v[0], v[1]), xor(v[2], v[3]));
-            let first = hashes.as_mut_ptr().cast::<__m256i>();
-            _mm256_storeu_si256(first, low);
-            _mm256_storeu_si256(first.add(1), high);
-        }
-    }
-
-    /// Two registers, so that one works while the other waits.
-    type Pair = [__m256i; 2];
-
-    /// # Safety
-    /// For this and all below: the CPU has AVX2.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn xor([a, b]: Pair, [c, d]: Pair) -> Pair {
-        // SAFETY: as above.
-        unsafe { [_mm256_xor_si256(a, c), _mm256_xor_si256(b, d)] }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn add([a, b]: Pair, [c, d]: Pair) -> Pair {
-        // SAFETY: as above.
-        unsafe { [_mm256_add_epi64(a, c), _mm256_add_epi64(b, d)] }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn rotate<const LEFT: i32, const RIGHT: i32>([a, b]: Pair) -> Pair {
-        // SAFETY: as above.
-        unsafe {
-            [
-                _mm256_or_si256(_mm256_slli_epi64::<LEFT>(a), _mm256_srli_epi64::<RIGHT>(a)),
-                _mm256_or_si256(_mm256_slli_epi64::<LEFT>(b), _mm256_srli_epi64::<RIGHT>(b)),
-            ]
-        }
-    }
-
-    /// By 32 bits: each lane's halves swapped.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn swap([a, b]: Pair) -> Pair {
-        // SAFETY: as above.
-        unsafe { [_mm256_shuffle_epi32::<0b10_11_00_01>(a), _mm256_shuffle_epi32::<0b10_11_00_01>(b)] }
-    }
-
-    /// SipRound in each lane.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn round([mut v0, mut v1, mut v2, mut v3]: [Pair; 4]) -> [Pair; 4] {
-        // SAFETY: as above.
-        unsafe {
-            v0 = add(v0, v1);
-            v1 = xor(rotate::<13, 51>(v1), v0);
-            v0 = swap(v0);
-            v2 = add(v2, v3);
-            v3 = xor(rotate::<16, 48>(v3), v2);
-            v0 = add(v0, v3);
-            v3 = xor(rotate::<21, 43>(v3), v0);
-            v2 = add(v2, v1);
-            v1 = xor(rotate::<17, 47>(v1), v2);
-            v2 = swap(v2);
-        }
-        [v0, v1, v2, v3]
-    }
+/// SipRound in each lane.
+#[inline(always)]
+fn round_of_eight<S: Simd>(simd: S, [mut v0, mut v1, mut v2, mut v3]: [S::Lanes; 4]) -> [S::Lanes; 4] {
+    v0 = simd.add(v0, v1);
+    v1 = simd.xor(simd.rotate::<13, 51>(v1), v0);
+    v0 = simd.rotate::<32, 32>(v0);
+    v2 = simd.add(v2, v3);
+    v3 = simd.xor(simd.rotate::<16, 48>(v3), v2);
+    v0 = simd.add(v0, v3);
+    v3 = simd.xor(simd.rotate::<21, 43>(v3), v0);
+    v2 = simd.add(v2, v1);
+    v1 = simd.xor(simd.rotate::<17, 47>(v1), v2);
+    v2 = simd.rotate::<32, 32>(v2);
+    [v0, v1, v2, v3]
 }
 
 #[cfg(test)]
@@ -253,6 +162,7 @@ mod tests {
     use siphasher::sip::SipHasher13;
 
     use super::*;
+    use crate::simd::Portable;
 
     /// The tuple that has these bits.
     fn tuple(key: u64, vip: u8) -> Tuple {
@@ -275,14 +185,14 @@ mod tests {
         #[test]
         fn several_at_once_hash_as_one_by_one(
             key: [u8; 16],
-            keys in proptest::collection::vec(any::<(u64, u8)>(), 0..70),
+            keys in proptest::collection::vec(any::<(u64, u8)>(), BURST),
         ) {
             let hasher = Hasher::new(key);
-            let tuples: Vec<Tuple> = keys.into_iter().map(|(key, vip)| tuple(key, vip)).collect();
-            let each: Vec<Hash> = tuples.iter().map(|tuple| hasher.hash(tuple)).collect();
-            let mut hashes = vec![Hash::default(); tuples.len()];
-            hasher.hash_burst(&tuples, &mut hashes);
-            prop_assert_eq!(&hashes, &each);
+            let each: Vec<Hash> = keys.iter().map(|(key, vip)| hasher.hash(&tuple(*key, *vip))).collect();
+            let tuples: Tuples = keys.into_iter().map(|(key, vip)| tuple(key, vip)).collect();
+            let mut hashes = [Hash::default(); BURST];
+            (0..BURST).step_by(LANES).for_each(|first| hasher.hash_group(Portable, &tuples, first, &mut hashes));
+            prop_assert_eq!(&hashes[..], &each[..]);
         }
     }
 

@@ -4,6 +4,7 @@
 //! There is none, and where the CPU has AVX2 all eight are looked at together.
 
 use super::record::Header;
+use crate::simd::Line;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Records of a bucket: their headers fill a cache line.
@@ -19,6 +20,17 @@ pub(super) struct Headers(pub [AtomicU64; SLOTS]);
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Headers>() == 64);
+
+// SAFETY: asserted above; nothing but atomics. (Never asked under loom.)
+#[allow(unsafe_code)]
+unsafe impl Line for Headers {
+    const WORDS: u32 = (1 << SLOTS) - 1;
+
+    #[inline(always)]
+    fn words(&self) -> &[AtomicU64] {
+        &self.0
+    }
+}
 
 impl Headers {
     #[inline(always)]

@@ -60,6 +60,7 @@ mod mapped {
     use std::ops::Deref;
     use std::ptr::{self, NonNull};
 
+    use super::super::hash::Hash;
     use super::TableError;
     use crate::config::checked::HugePages;
 
@@ -94,12 +95,25 @@ mod mapped {
                 // Writing each also makes every page present.
                 unsafe { first.add(index).write(T::default()) };
             }
+            mapping.collapse();
             Ok(Region { first, len, mapping })
         }
 
         /// Whether it lies on reserved huge pages.
         pub fn on_huge_pages(&self) -> bool {
             self.mapping.huge
+        }
+    }
+
+    impl<T> Region<T> {
+        /// The element that a hash leads to ([`Hash::spread`]), and its number.
+        #[inline(always)]
+        pub fn home(&self, hash: Hash) -> (usize, &T) {
+            let index = hash.spread(self.len);
+            // SAFETY:
+            // - the upper half of a product of `len` and a number below 2^64 is below `len`;
+            // - for the element as in `deref`.
+            (index, unsafe { self.first.add(index).as_ref() })
         }
     }
 
@@ -120,7 +134,10 @@ mod mapped {
         bytes: usize,
         /// The first byte for use: `start`, or the first huge page's boundary after it.
         usable: NonNull<u8>,
+        /// On reserved huge pages.
         huge: bool,
+        /// Else on transparent ones, as far as there are any.
+        wants_huge: bool,
     }
 
     impl Mapping {
@@ -131,7 +148,13 @@ mod mapped {
             if huge_pages == HugePages::Require || huge_pages == HugePages::Auto && bytes >= HUGE_PAGE {
                 match map(whole_pages, libc::MAP_HUGETLB) {
                     Ok(start) => {
-                        return Ok(Mapping { start, bytes: whole_pages, usable: start.cast(), huge: true });
+                        return Ok(Mapping {
+                            start,
+                            bytes: whole_pages,
+                            usable: start.cast(),
+                            huge: true,
+                            wants_huge: true,
+                        });
                     }
                     Err(source) if huge_pages == HugePages::Require => {
                         return Err(TableError::Memory { bytes: whole_pages, huge: true, source });
@@ -149,7 +172,18 @@ mod mapped {
             let advice = if huge_pages == HugePages::Never { libc::MADV_NOHUGEPAGE } else { libc::MADV_HUGEPAGE };
             // SAFETY: the range lies in our own mapping. A kernel without transparent huge pages refuses: no harm.
             unsafe { libc::madvise(usable.as_ptr().cast(), whole_pages, advice) };
-            Ok(Mapping { start, bytes, usable, huge: false })
+            Ok(Mapping { start, bytes, usable, huge: false, wants_huge: huge_pages != HugePages::Never })
+        }
+    }
+
+    impl Mapping {
+        /// Asks for huge pages once more, where the kernel had none at hand as pages were first touched: it now makes room.
+        fn collapse(&self) {
+            if !self.huge && self.wants_huge {
+                let bytes = self.bytes - HUGE_PAGE;
+                // SAFETY: the range lies in our own mapping, and its contents stay. A kernel before 6.1 refuses: no harm.
+                unsafe { libc::madvise(self.usable.as_ptr().cast(), bytes, libc::MADV_COLLAPSE) };
+            }
         }
     }
 
@@ -177,6 +211,7 @@ mod mapped {
 mod boxed {
     use std::ops::Deref;
 
+    use super::super::hash::Hash;
     use super::TableError;
     use crate::config::checked::HugePages;
 
@@ -192,6 +227,15 @@ mod boxed {
         /// No.
         pub fn on_huge_pages(&self) -> bool {
             false
+        }
+    }
+
+    impl<T> Region<T> {
+        /// The element that a hash leads to ([`Hash::spread`]), and its number.
+        #[inline(always)]
+        pub fn home(&self, hash: Hash) -> (usize, &T) {
+            let index = hash.spread(self.0.len());
+            (index, &self.0[index])
         }
     }
 

@@ -8,11 +8,12 @@
 //! | | costs | a look-up reads | when full |
 //! |---|---|---|---|
 //! | [`Established`] | 20 bytes a connection at capacity | one cache line for 94 of 100 hits and of 100 misses | refuses the newcomer |
-//! | [`Handshakes`] | 72 bytes a record | one cache line if the tuple has none, a second for each that it has | overwrites the oldest of eight |
+//! | [`Handshakes`] | 73 bytes a record | a word of tags that a cache holds; a line if they may be its, a second for each that it has | overwrites the oldest of eight |
 //!
-//! The worker's way: [`Established::hash`] and at once both `prefetch` for each frame of a burst, then
-//! [`Established::look_up_burst`]; then for those without an entry, or with [`Entry::syn_seen`], [`Handshakes::find`], and
-//! for SYNs [`Handshakes::prefetch_record`] some frames ahead of [`Handshakes::remember`].
+//! The worker's way: [`Established::ask`] for each eight tuples of a burst, which hashes them and asks for their lines, then
+//! [`Established::look_up_burst`]; then for those without an entry [`Handshakes::may_have`], and where it may, or the entry says
+//! [`Entry::syn_seen`], [`Handshakes::find`]; for SYNs [`Handshakes::prefetch_record`] some frames ahead of
+//! [`Handshakes::remember`].
 //!
 //! Memory is ordered by what is published last: a slot's word, a record's header. Each of the modules `entry` and
 //! `record` opens with the bits of its words; `docs/table.md` has the whole story, with the odds.
@@ -41,4 +42,4 @@ pub use hash::{Hash, Hasher};
 pub use memory::TableError;
 pub(crate) use memory::prefetch;
 pub use record::{ANSWERS, Answer, LIFETIME, Record, Remembered, Stage};
-pub use tuple::{Tuple, VipIndex};
+pub use tuple::{Tuple, Tuples, VipIndex};

@@ -148,6 +148,9 @@ impl Header {
         self.0
     }
 
+    /// Where the tag is. An empty header may have one too: a look at its record will tell.
+    pub const TAG: u64 = TAG_MASK;
+
     /// The tag of a hash, in its place: bits that choose neither this table's bucket (the lower half does, see
     /// `Handshakes`) nor a class of the other table.
     #[inline]

@@ -2,9 +2,13 @@
 //! needs is on its way while the others are worked on.
 
 use super::Member;
+use crate::bits::{all, bits};
+use crate::classify::common::{self, Segments};
 use crate::classify::{self, Class, Facts};
+use crate::orphans::Recent;
 use crate::port::{BURST, Buffer, Burst};
-use crate::table::{Entry, Hash, Tuple};
+use crate::simd::{LANES, Simd};
+use crate::table::{Entry, Hash, Tuples};
 use crate::time::Time;
 use crate::verdict::DropReason;
 
@@ -15,35 +19,45 @@ pub(super) enum Direction {
     FromHost,
 }
 
-/// What the stages know of a burst. Segments are numbered among themselves, in the order of their frames.
+/// What the stages know of a burst, frame by frame. In the sets a frame is a bit.
 pub(super) struct Stages {
-    /// By frame.
-    pub classes: [Class; BURST],
-    /// By frame: the number of its segment, if it is one.
-    pub segment_of: [u8; BURST],
-    /// By segment, as all below.
-    pub frame_of: [u8; BURST],
-    pub tuples: [Tuple; BURST],
+    known: common::Known,
+    heads: common::Heads,
+    /// Of [common](classify::common) segments and others.
+    pub tuples: Tuples,
+    /// Of what has a tuple.
     pub hashes: [Hash; BURST],
-    /// Of those that were found.
-    pub found: [Entry; BURST],
-    /// Bit by bit: plain segments that were found, and whose connection nobody may be about to take over.
+    /// Of what was found.
+    pub entries: [Entry; BURST],
+    /// Of what is not common.
+    classes: [Class; BURST],
+    common: u64,
+    /// Common segments that were found, and whose connection nobody may be about to take over: an entry is all that it
+    /// takes to pass them.
     pub passing: u64,
-    /// Bit by bit: plain segments that were not found.
+    /// Those of them that may be the first for a while.
+    pub stale: u64,
+    /// Common segments that were not found, and change nothing that is known of a connection.
     pub missed: u64,
+    /// Those of them that their clients would repeat.
+    pub may_be_repeated: u64,
 }
 
-impl Default for Stages {
-    fn default() -> Stages {
+impl Stages {
+    /// For a member that this is known of.
+    pub fn new(facts: &Facts) -> Stages {
         Stages {
-            classes: [Class::Other; BURST],
-            segment_of: [0; BURST],
-            frame_of: [0; BURST],
-            tuples: [Tuple::NONE; BURST],
+            known: common::Known::of(facts),
+            heads: common::Heads::default(),
+            tuples: Tuples::default(),
             hashes: [Hash::default(); BURST],
-            found: [Entry::NONE; BURST],
+            entries: [Entry::NONE; BURST],
+            classes: [Class::Other; BURST],
+            common: 0,
             passing: 0,
+            stale: 0,
             missed: 0,
+            may_be_repeated: 0,
         }
     }
 }
@@ -52,86 +66,134 @@ impl Stages {
     /// The stages before decisions: parse; hash, and ask for the lines where entries are; look up, and ask for the
     /// lines that what was not found leads to.
     #[inline(always)] // For which CPUs, the caller says.
-    pub fn prepare<B: Buffer>(&mut self, member: &Member, burst: &Burst<B>, direction: Direction, now: Time) {
-        let (segments, plain) = self.parse(&member.facts, burst, direction);
-        let (tuples, hashes) = (&self.tuples[..segments], &mut self.hashes[..segments]);
-        let decisive = all(segments) & !plain;
-        let hits = member.established.look_up_burst(tuples, hashes, &mut self.found, |segment, hash| {
-            if decisive >> segment & 1 != 0 {
-                member.handshakes.prefetch(hash);
-            }
-        });
-        let plain = plain & !beside(decisive, hashes);
-        self.passing = plain & hits.found & !hits.syn_seen;
-        self.missed = plain & !hits.found;
-        for segment in bits(self.missed) {
-            member.handshakes.prefetch(hashes[segment]);
-            member.suspicions.prefetch(hashes[segment]);
+    pub fn prepare<S: Simd, B: Buffer>(
+        &mut self,
+        simd: S,
+        member: &Member,
+        recent: &Recent,
+        burst: &Burst<B>,
+        direction: Direction,
+        now: Time,
+    ) {
+        let (parsed, segments) = match direction {
+            Direction::FromWire => self.parse::<S, B, true>(simd, member, burst),
+            Direction::FromHost => self.parse::<S, B, false>(simd, member, burst),
+        };
+        (self.passing, self.stale, self.missed, self.may_be_repeated) = (0, 0, 0, 0);
+        if segments == 0 {
+            return;
         }
-        bits(decisive).for_each(|segment| member.handshakes.prefetch_record(hashes[segment], now));
+        let decisive = segments & !parsed.plain;
+        bits(decisive).for_each(|index| member.handshakes.prefetch(self.hashes[index]));
+        let (tuples, hashes, entries) = (&self.tuples, &self.hashes, &mut self.entries);
+        let found = member.established.look_up_burst(simd, tuples, burst.len(), hashes, entries, now);
+        let plain = parsed.plain & !self.beside(decisive, burst.len());
+        self.passing = plain & found.found;
+        for index in bits(self.passing & !found.fresh) {
+            let bit = 1 << index;
+            if self.entries[index].syn_seen() {
+                self.passing &= !bit;
+            } else {
+                self.stale |= bit;
+            }
+        }
+        self.missed = plain & !found.found;
+        self.may_be_repeated = self.missed & parsed.may_be_repeated;
+        if direction == Direction::FromWire {
+            for index in bits(self.missed) {
+                member.handshakes.prefetch_tags(self.hashes[index]);
+            }
+            for index in bits(self.may_be_repeated) {
+                recent.prefetch(self.hashes[index]);
+            }
+        }
+        bits(decisive).for_each(|index| member.handshakes.prefetch_record(self.hashes[index], now));
     }
 
-    /// Classifies; returns how many segments there are, and which of them are plain, bit by bit.
+    /// Finds the common segments and their connections, asks for the lines where their entries are, and classifies what
+    /// else there is. Returns also all that have a tuple.
     #[inline(always)]
-    fn parse<B: Buffer>(&mut self, facts: &Facts, burst: &Burst<B>, direction: Direction) -> (usize, u64) {
-        let (mut segments, mut plain) = (0, 0);
-        for (index, buffer) in burst.iter().enumerate() {
-            let (frame, tuple) = (buffer.bytes(), &mut self.tuples[segments]);
-            let class = match direction {
-                _ if !buffer.is_whole() => Class::Drop(DropReason::Oversize),
-                Direction::FromWire => classify::from_wire(frame, facts, tuple),
-                Direction::FromHost => classify::from_host(frame, facts, tuple),
-            };
-            self.classes[index] = class;
-            if let Class::Tcp(place) = class {
-                plain |= u64::from(place.plain) << segments;
-                (self.frame_of[segments], self.segment_of[index]) = (index as u8, segments as u8);
-                segments += 1;
+    fn parse<S: Simd, B: Buffer, const FROM_WIRE: bool>(
+        &mut self,
+        simd: S,
+        member: &Member,
+        burst: &Burst<B>,
+    ) -> (Segments, u64) {
+        let mut parsed = Segments::default();
+        let mut groups = burst.chunks(LANES).enumerate().map(|(group, buffers)| (group * LANES, buffers));
+        let mut taken = None;
+        // One group ahead: words that have just been stored one by one cannot be loaded as eight yet.
+        loop {
+            let next = groups.next();
+            if let Some((first, buffers)) = next {
+                for (within, buffer) in buffers.iter().enumerate() {
+                    self.heads.take(first + within, buffer.is_whole().then(|| buffer.bytes()));
+                }
+                // In the last group, what an earlier burst has left.
+                (buffers.len()..LANES).for_each(|within| self.heads.take(first + within, None));
+            }
+            if let Some(first) = taken {
+                let group = common::segments::<S, FROM_WIRE>(simd, &self.heads, first, &self.known, &mut self.tuples);
+                parsed.add(group, first);
+                member.established.ask(simd, &self.tuples, first, &mut self.hashes);
+            }
+            match next {
+                Some((first, _)) => taken = Some(first),
+                None => break,
             }
         }
-        (segments, plain)
+        self.common = parsed.common;
+        let mut segments = parsed.common;
+        for index in bits(all(burst.len()) & !parsed.common) {
+            segments |= u64::from(self.classify::<B, FROM_WIRE>(member, &burst[index], index)) << index;
+        }
+        (parsed, segments)
     }
-}
 
-/// Segments that may be of the same connection as a decisive one of their burst, bit by bit: those keep their order. Of a
-/// thousand others one is taken for such, for each that is decisive.
-#[inline(always)]
-fn beside(decisive: u64, hashes: &[Hash]) -> u64 {
-    if decisive == 0 {
-        return 0;
+    /// Classifies a frame that is not common; whether it has a tuple.
+    #[cold]
+    fn classify<B: Buffer, const FROM_WIRE: bool>(&mut self, member: &Member, buffer: &B, index: usize) -> bool {
+        let (frame, facts) = (buffer.bytes(), &member.facts);
+        let class = match buffer.is_whole() {
+            false => Class::Drop(DropReason::Oversize),
+            true if FROM_WIRE => classify::from_wire(frame, facts),
+            true => classify::from_host(frame, facts),
+        };
+        self.classes[index] = class;
+        let Class::Tcp(place) = class else { return false };
+        let tuple = if FROM_WIRE { place.tuple_from_wire(frame) } else { place.tuple_from_host(frame) };
+        self.tuples.set(index, tuple);
+        self.hashes[index] = member.established.hash(&tuple);
+        true
     }
-    let mut seen = [0u64; 16];
-    let place = |hash: &Hash| ((hash.bits() >> 6) as usize % 16, hash.bits() % 64);
-    for segment in bits(decisive) {
-        let (word, bit) = place(&hashes[segment]);
-        seen[word] |= 1 << bit;
+
+    /// What a frame is.
+    #[inline]
+    pub fn class(&self, index: usize, frame: &[u8]) -> Class {
+        if self.common >> index & 1 == 0 {
+            return self.classes[index];
+        }
+        Class::Tcp(common::place(frame, self.tuples.get(index).vip))
     }
-    let is_seen = |hash: &Hash| {
-        let (word, bit) = place(hash);
-        seen[word] >> bit & 1
-    };
-    hashes.iter().enumerate().fold(0, |set, (segment, hash)| set | is_seen(hash) << segment)
-}
 
-#[cfg(target_arch = "x86_64")]
-pub(super) fn is_modern() -> bool {
-    use std::is_x86_feature_detected as has;
-    has!("avx2") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("movbe") && has!("popcnt")
-}
-
-/// The numbers of the bits that are set.
-#[inline]
-pub(super) fn bits(mut set: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let index = set.trailing_zeros() as usize;
-        let some = set != 0;
-        set &= set.wrapping_sub(1);
-        some.then_some(index)
-    })
-}
-
-/// The lowest `count` bits.
-#[inline]
-pub(super) fn all(count: usize) -> u64 {
-    u64::MAX.checked_shr(u64::BITS - count as u32).unwrap_or(0)
+    /// Segments that may be of the same connection as a decisive one of their burst: those keep their order. Of a
+    /// thousand others one is taken for such, for each that is decisive.
+    #[inline(always)]
+    fn beside(&self, decisive: u64, count: usize) -> u64 {
+        if decisive == 0 {
+            return 0;
+        }
+        let mut seen = [0u64; 16];
+        let place = |hash: &Hash| ((hash.bits() >> 6) as usize % 16, hash.bits() % 64);
+        for index in bits(decisive) {
+            let (word, bit) = place(&self.hashes[index]);
+            seen[word] |= 1 << bit;
+        }
+        let is_seen = |hash: &Hash| {
+            let (word, bit) = place(hash);
+            seen[word] >> bit & 1
+        };
+        let set = self.hashes.iter().enumerate().fold(0, |set, (index, hash)| set | is_seen(hash) << index);
+        set & all(count)
+    }
 }

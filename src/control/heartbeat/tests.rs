@@ -30,7 +30,7 @@ fn header() -> Header {
 }
 
 fn echo(n: u64) -> Echo {
-    Echo { id: MemberId(n), nonce: n + 1, challenge: 7, alive: n % 2 == 0 }
+    Echo { id: MemberId(n), nonce: n + 1, challenge: 7, alive: n.is_multiple_of(2) }
 }
 
 fn vip(n: u32, actives: usize) -> VipBeat {
@@ -121,7 +121,7 @@ fn question(number: u32) -> Question {
 }
 
 fn answer(number: u32) -> Answer {
-    let holds = if number % 2 == 0 { Holds::Mine } else { Holds::NotMine };
+    let holds = if number.is_multiple_of(2) { Holds::Mine } else { Holds::NotMine };
     Answer { asker: 0x1111_2222_3333_4444, number, holds }
 }
 

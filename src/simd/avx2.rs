@@ -1,0 +1,165 @@
+//! With AVX2, which CPUs have had since 2013 (Intel) and 2015 (AMD): eight words in two registers, so that one works while
+//! the other waits.
+
+use std::arch::asm;
+use std::arch::x86_64::{
+    __m128i, __m256i, _mm_loadu_si32, _mm256_add_epi64, _mm256_and_si256, _mm256_broadcastsi128_si256,
+    _mm256_castsi256_pd, _mm256_cmpeq_epi64, _mm256_cvtepu8_epi64, _mm256_loadu_si256, _mm256_movemask_pd,
+    _mm256_or_si256, _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_shuffle_epi32,
+    _mm256_slli_epi64, _mm256_srli_epi64, _mm256_storeu_si256, _mm256_sub_epi64, _mm256_xor_si256,
+};
+
+use super::{LANES, Line, Simd};
+
+/// The CPU has what x86-64-v3 has.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// The token, where the CPU has it.
+    pub fn detect() -> Option<Avx2> {
+        use std::is_x86_feature_detected as has;
+        let v3 = has!("avx2") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("movbe") && has!("popcnt");
+        v3.then_some(Avx2(()))
+    }
+}
+
+type Pair = [__m256i; 2];
+
+/// Which byte of each half word comes from where: from the other end.
+// SAFETY: both are 16 bytes.
+pub(super) const OPPOSITE: __m128i =
+    unsafe { std::mem::transmute([3u8, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12]) };
+
+/// Both halves of eight words, one after the other.
+///
+/// SAFETY, here and of all below: a token exists only where the CPU has AVX2; loads and stores stay within the eight words,
+/// or bytes, that they are given.
+macro_rules! both {
+    ($half:ident => $of:expr) => {
+        // SAFETY: see above.
+        unsafe {
+            [
+                {
+                    let $half = 0;
+                    $of
+                },
+                {
+                    let $half = 1;
+                    $of
+                },
+            ]
+        }
+    };
+}
+
+impl Simd for Avx2 {
+    type Lanes = Pair;
+
+    #[inline(always)]
+    fn load(self, words: &[u64; LANES]) -> Pair {
+        both!(half => _mm256_loadu_si256(words.as_ptr().add(4 * half).cast()))
+    }
+
+    #[inline(always)]
+    fn store(self, lanes: Pair, words: &mut [u64; LANES]) {
+        let [(), ()] = both!(half => _mm256_storeu_si256(words.as_mut_ptr().add(4 * half).cast(), lanes[half]));
+    }
+
+    #[inline(always)]
+    fn widen(self, bytes: &[u8; LANES]) -> Pair {
+        both!(half => _mm256_cvtepu8_epi64(_mm_loadu_si32(bytes.as_ptr().add(4 * half))))
+    }
+
+    #[inline(always)]
+    fn splat(self, word: u64) -> Pair {
+        // SAFETY: the CPU has AVX2.
+        [unsafe { _mm256_set1_epi64x(word as i64) }; 2]
+    }
+
+    #[inline(always)]
+    fn and(self, a: Pair, b: Pair) -> Pair {
+        both!(half => _mm256_and_si256(a[half], b[half]))
+    }
+
+    #[inline(always)]
+    fn or(self, a: Pair, b: Pair) -> Pair {
+        both!(half => _mm256_or_si256(a[half], b[half]))
+    }
+
+    #[inline(always)]
+    fn xor(self, a: Pair, b: Pair) -> Pair {
+        both!(half => _mm256_xor_si256(a[half], b[half]))
+    }
+
+    #[inline(always)]
+    fn add(self, a: Pair, b: Pair) -> Pair {
+        both!(half => _mm256_add_epi64(a[half], b[half]))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Pair, b: Pair) -> Pair {
+        both!(half => _mm256_sub_epi64(a[half], b[half]))
+    }
+
+    #[inline(always)]
+    fn rotate<const BY: i32, const REST: i32>(self, a: Pair) -> Pair {
+        if BY == 32 {
+            return both!(half => _mm256_shuffle_epi32::<0b10_11_00_01>(a[half]));
+        }
+        self.or(self.shl::<BY>(a), self.shr::<REST>(a))
+    }
+
+    #[inline(always)]
+    fn shl<const BY: i32>(self, a: Pair) -> Pair {
+        both!(half => _mm256_slli_epi64::<BY>(a[half]))
+    }
+
+    #[inline(always)]
+    fn shr<const BY: i32>(self, a: Pair) -> Pair {
+        both!(half => _mm256_srli_epi64::<BY>(a[half]))
+    }
+
+    #[inline(always)]
+    fn swap_bytes_of_halves(self, a: Pair) -> Pair {
+        both!(half => _mm256_shuffle_epi8(a[half], _mm256_broadcastsi128_si256(OPPOSITE)))
+    }
+
+    #[inline(always)]
+    fn zeros(self, a: Pair) -> u64 {
+        let [low, high] = both!(half => {
+            let zeros = _mm256_cmpeq_epi64(a[half], _mm256_setzero_si256());
+            _mm256_movemask_pd(_mm256_castsi256_pd(zeros)) as u64
+        });
+        low | high << 4
+    }
+
+    #[inline(always)]
+    fn equal<L: Line>(self, line: &L, mask: u64, value: u64) -> u32 {
+        // SAFETY: the CPU has AVX2, and it is a line.
+        let lanes = unsafe { load_line(std::ptr::from_ref(line).cast()) };
+        self.zeros(self.xor(self.and(lanes, self.splat(mask)), self.splat(value))) as u32 & L::WORDS
+    }
+}
+
+/// The words of a line that others may be writing. In assembly, since to the compiler that is a race unless word by word.
+///
+/// # Safety
+/// The CPU has AVX2; there are 64 bytes at `line`, aligned to as many.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn load_line(line: *const __m256i) -> Pair {
+    let (low, high);
+    // SAFETY: reads the line and nothing else; loads are not reordered with others on x86.
+    unsafe {
+        asm!(
+            "vmovdqa {low}, [{line}]",
+            "vmovdqa {high}, [{line} + 32]",
+            line = in(reg) line,
+            low = out(ymm_reg) low,
+            high = out(ymm_reg) high,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    [low, high]
+}

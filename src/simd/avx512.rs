@@ -1,0 +1,136 @@
+//! With AVX-512 (x86-64-v4): eight words in one register, and rotations.
+
+use std::arch::asm;
+use std::arch::x86_64::{
+    __m512i, _mm_loadl_epi64, _mm512_add_epi64, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cvtepu8_epi64,
+    _mm512_loadu_si512, _mm512_or_si512, _mm512_rol_epi64, _mm512_set1_epi64, _mm512_shuffle_epi8, _mm512_sllv_epi64,
+    _mm512_srlv_epi64, _mm512_storeu_si512, _mm512_sub_epi64, _mm512_testn_epi64_mask, _mm512_xor_si512,
+};
+
+use super::avx2::{Avx2, OPPOSITE};
+use super::{LANES, Line, Simd};
+
+/// The CPU has what x86-64-v4 has.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// The token, where the CPU has it.
+    pub fn detect() -> Option<Avx512> {
+        use std::is_x86_feature_detected as has;
+        let v4 = has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
+        (v4 && Avx2::detect().is_some()).then_some(Avx512(()))
+    }
+}
+
+/// SAFETY of all below: a token exists only where the CPU has AVX-512; loads and stores take the eight words, or bytes, that
+/// they are given.
+macro_rules! only_with_a_token {
+    ($of:expr) => {
+        // SAFETY: see above.
+        unsafe { $of }
+    };
+}
+
+impl Simd for Avx512 {
+    type Lanes = __m512i;
+
+    #[inline(always)]
+    fn load(self, words: &[u64; LANES]) -> __m512i {
+        only_with_a_token!(_mm512_loadu_si512(words.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn store(self, lanes: __m512i, words: &mut [u64; LANES]) {
+        only_with_a_token!(_mm512_storeu_si512(words.as_mut_ptr().cast(), lanes));
+    }
+
+    #[inline(always)]
+    fn widen(self, bytes: &[u8; LANES]) -> __m512i {
+        only_with_a_token!(_mm512_cvtepu8_epi64(_mm_loadl_epi64(bytes.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn splat(self, word: u64) -> __m512i {
+        only_with_a_token!(_mm512_set1_epi64(word as i64))
+    }
+
+    #[inline(always)]
+    fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        only_with_a_token!(_mm512_and_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        only_with_a_token!(_mm512_or_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        only_with_a_token!(_mm512_xor_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512i, b: __m512i) -> __m512i {
+        only_with_a_token!(_mm512_add_epi64(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512i, b: __m512i) -> __m512i {
+        only_with_a_token!(_mm512_sub_epi64(a, b))
+    }
+
+    #[inline(always)]
+    fn rotate<const BY: i32, const REST: i32>(self, a: __m512i) -> __m512i {
+        only_with_a_token!(_mm512_rol_epi64::<BY>(a))
+    }
+
+    #[inline(always)]
+    fn shl<const BY: i32>(self, a: __m512i) -> __m512i {
+        const { assert!(BY > 0 && BY < 64) };
+        only_with_a_token!(_mm512_sllv_epi64(a, _mm512_set1_epi64(BY as i64)))
+    }
+
+    #[inline(always)]
+    fn shr<const BY: i32>(self, a: __m512i) -> __m512i {
+        const { assert!(BY > 0 && BY < 64) };
+        only_with_a_token!(_mm512_srlv_epi64(a, _mm512_set1_epi64(BY as i64)))
+    }
+
+    #[inline(always)]
+    fn swap_bytes_of_halves(self, a: __m512i) -> __m512i {
+        only_with_a_token!(_mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(OPPOSITE)))
+    }
+
+    #[inline(always)]
+    fn zeros(self, a: __m512i) -> u64 {
+        only_with_a_token!(_mm512_testn_epi64_mask(a, a)).into()
+    }
+
+    #[inline(always)]
+    fn equal<L: Line>(self, line: &L, mask: u64, value: u64) -> u32 {
+        // SAFETY: the CPU has AVX-512, and it is a line.
+        let lanes = unsafe { load_line(std::ptr::from_ref(line).cast()) };
+        self.zeros(self.xor(self.and(lanes, self.splat(mask)), self.splat(value))) as u32 & L::WORDS
+    }
+}
+
+/// The words of a line that others may be writing. In assembly, since to the compiler that is a race unless word by word.
+///
+/// # Safety
+/// The CPU has AVX-512; there are 64 bytes at `line`, aligned to as many.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_line(line: *const __m512i) -> __m512i {
+    let lanes;
+    // SAFETY: reads the line and nothing else; loads are not reordered with others on x86.
+    unsafe {
+        asm!(
+            "vmovdqa64 {lanes}, [{line}]",
+            line = in(reg) line,
+            lanes = out(zmm_reg) lanes,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    lanes
+}

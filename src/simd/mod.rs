@@ -1,0 +1,238 @@
+//! Eight words at a time: what parsing, hashing and looking up do to each frame alike, they do to eight of them at once.
+//!
+//! [`Simd`] is the few operations that takes. [`Portable`] has them on any machine and is what the others are held
+//! against; [`Avx2`] and [`Avx512`] are tokens that only a CPU with these instructions gives out, so whoever has one may
+//! use them. The worker's whole path is compiled once for each ([`Cpu::run`]), with all of it inlined into one function that is
+//! compiled for that CPU: elsewhere these operations would be calls.
+#![allow(unsafe_code)] // Instructions that not every CPU has.
+
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+mod avx2;
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+mod avx512;
+mod portable;
+
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+pub use avx2::Avx2;
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+pub use avx512::Avx512;
+pub use portable::Portable;
+
+use crate::sync::AtomicU64;
+
+/// How many words.
+pub const LANES: usize = 8;
+
+/// The best that this machine has.
+#[derive(Clone, Copy, Debug)]
+pub enum Cpu {
+    /// See [`Avx512`].
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    Avx512(Avx512),
+    /// See [`Avx2`].
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    Avx2(Avx2),
+    /// See [`Portable`].
+    Any,
+}
+
+impl Cpu {
+    /// This machine's.
+    pub fn detect() -> Cpu {
+        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        {
+            if let Some(simd) = Avx512::detect() {
+                return Cpu::Avx512(simd);
+            }
+            if let Some(simd) = Avx2::detect() {
+                return Cpu::Avx2(simd);
+            }
+        }
+        Cpu::Any
+    }
+}
+
+/// Work that is the same on all machines, and compiled for each.
+pub trait Work {
+    /// What comes of it.
+    type Output;
+
+    /// Does it. To be `#[inline(always)]`, as all that it calls with `simd`: what is not, is compiled for any machine.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+impl Cpu {
+    /// Does the work by what this machine has.
+    #[inline]
+    pub fn run<W: Work>(self, work: W) -> W::Output {
+        match self {
+            // SAFETY: there is a token only where the CPU has what this function is compiled for.
+            #[cfg(all(target_arch = "x86_64", not(loom)))]
+            Cpu::Avx512(simd) => unsafe { by_avx512(simd, work) },
+            // SAFETY: as above.
+            #[cfg(all(target_arch = "x86_64", not(loom)))]
+            Cpu::Avx2(simd) => unsafe { by_avx2(simd, work) },
+            Cpu::Any => work.run(Portable),
+        }
+    }
+}
+
+/// # Safety
+/// The CPU has all that is enabled here.
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
+#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
+unsafe fn by_avx512<W: Work>(simd: Avx512, work: W) -> W::Output {
+    work.run(simd)
+}
+
+/// # Safety
+/// The CPU has all that is enabled here.
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
+unsafe fn by_avx2<W: Work>(simd: Avx2, work: W) -> W::Output {
+    work.run(simd)
+}
+
+/// A cache line that begins with some words that other threads may write.
+///
+/// # Safety
+/// It is 64 bytes, aligned to as many, all of them atomics, and `words` are those that it begins with.
+pub unsafe trait Line {
+    /// The words, at most eight.
+    fn words(&self) -> &[AtomicU64];
+
+    /// Their places, as bits.
+    const WORDS: u32;
+}
+
+/// Operations on [`LANES`] words of 64 bits, all the same in each lane.
+pub trait Simd: Copy {
+    /// Eight words.
+    type Lanes: Copy;
+
+    /// From memory.
+    fn load(self, words: &[u64; LANES]) -> Self::Lanes;
+    /// To memory.
+    fn store(self, lanes: Self::Lanes, words: &mut [u64; LANES]);
+    /// Bytes as words.
+    fn widen(self, bytes: &[u8; LANES]) -> Self::Lanes;
+    /// The same word in all.
+    fn splat(self, word: u64) -> Self::Lanes;
+    /// Bitwise.
+    fn and(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    /// Bitwise.
+    fn or(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    /// Bitwise.
+    fn xor(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    /// Modulo 2⁶⁴.
+    fn add(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    /// Modulo 2⁶⁴.
+    fn sub(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    /// To the left, by `BY` of 1 to 63 bits; `REST` is 64 less that.
+    fn rotate<const BY: i32, const REST: i32>(self, a: Self::Lanes) -> Self::Lanes;
+    /// To the left, by `BY` bits.
+    fn shl<const BY: i32>(self, a: Self::Lanes) -> Self::Lanes;
+    /// To the right, by `BY` bits.
+    fn shr<const BY: i32>(self, a: Self::Lanes) -> Self::Lanes;
+    /// The bytes of each half of each word in the opposite order.
+    fn swap_bytes_of_halves(self, a: Self::Lanes) -> Self::Lanes;
+    /// Which lanes are zero, as bits.
+    fn zeros(self, a: Self::Lanes) -> u64;
+    /// Which words of a line, under this mask, are this value, as bits.
+    ///
+    /// Each word is read as a whole, and with Acquire. [`Portable`] reads one after the other; the others read a line or
+    /// half of it by one instruction, which these CPUs carry out as one access to the first-level cache, though their makers
+    /// promise as much of 16 bytes alone. Where it were two, a tuple that is entered twice at that very instant, by two
+    /// workers, could be missed in both places, once: its sender repeats itself.
+    fn equal<L: Line>(self, line: &L, mask: u64, value: u64) -> u32;
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sync::Ordering;
+
+    #[repr(C, align(64))]
+    struct Five([AtomicU64; 8]);
+
+    // SAFETY: eight atomics, aligned.
+    unsafe impl Line for Five {
+        const WORDS: u32 = 0b11111;
+
+        fn words(&self) -> &[AtomicU64] {
+            &self.0[..5]
+        }
+    }
+
+    #[repr(C, align(64))]
+    struct Eight([AtomicU64; 8]);
+
+    // SAFETY: eight atomics, aligned.
+    unsafe impl Line for Eight {
+        const WORDS: u32 = 0xff;
+
+        fn words(&self) -> &[AtomicU64] {
+            &self.0
+        }
+    }
+
+    /// Everything that can be asked of two eights.
+    fn all<S: Simd>(simd: S, a: &[u64; LANES], b: &[u64; LANES]) -> Vec<[u64; LANES]> {
+        let (x, y) = (simd.load(a), simd.load(b));
+        let bytes = a.map(|word| word as u8);
+        let lanes = [
+            simd.widen(&bytes),
+            simd.splat(a[3]),
+            simd.and(x, y),
+            simd.or(x, y),
+            simd.xor(x, y),
+            simd.add(x, y),
+            simd.sub(x, y),
+            simd.rotate::<13, 51>(x),
+            simd.rotate::<32, 32>(x),
+            simd.shl::<16>(x),
+            simd.shr::<48>(x),
+            simd.swap_bytes_of_halves(x),
+        ];
+        let mut words: Vec<_> = lanes
+            .into_iter()
+            .map(|lanes| {
+                let mut words = [0; LANES];
+                simd.store(lanes, &mut words);
+                words
+            })
+            .collect();
+        let line = |words: &[u64; LANES]| words.map(AtomicU64::new);
+        let (mask, value) = (0xff00, b[0] & 0xff00);
+        let equal = [simd.equal(&Five(line(a)), mask, value), simd.equal(&Eight(line(a)), mask, value)];
+        words.push([simd.zeros(x), simd.zeros(simd.sub(x, x)), equal[0].into(), equal[1].into(), 0, 0, 0, 0]);
+        words
+    }
+
+    fn word() -> impl Strategy<Value = u64> {
+        prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), 0u64..0x1_0000, Just(1 << 63)]
+    }
+
+    proptest! {
+        #[test]
+        fn all_machines_say_the_same(a in prop::array::uniform8(word()), b in prop::array::uniform8(word())) {
+            let said = all(Portable, &a, &b);
+            #[cfg(target_arch = "x86_64")]
+            {
+                if let Some(simd) = Avx2::detect() {
+                    prop_assert_eq!(&all(simd, &a, &b), &said);
+                }
+                if let Some(simd) = Avx512::detect() {
+                    prop_assert_eq!(&all(simd, &a, &b), &said);
+                }
+            }
+            prop_assert_eq!(said[5][2], a[2].wrapping_add(b[2]));
+            let found = Five(a.map(AtomicU64::new)).words().iter().filter(|w| (w.load(Ordering::Relaxed) ^ b[0]) & 0xff00 == 0).count();
+            prop_assert_eq!(said[12][2].count_ones() as usize, found);
+        }
+    }
+}
