@@ -38,7 +38,7 @@ pub(super) struct Look {
     pub elsewhere: bool,
 }
 
-// SAFETY: asserted above; the keys come first. (Never asked under loom.)
+// SAFETY: asserted above; the keys come first. (Under loom, where it is not so, words are read one by one.)
 #[allow(unsafe_code)]
 unsafe impl Line for Bucket {
     const WORDS: u32 = (1 << SLOTS) - 1;

@@ -21,7 +21,7 @@ pub(super) struct Headers(pub [AtomicU64; SLOTS]);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Headers>() == 64);
 
-// SAFETY: asserted above; nothing but atomics. (Never asked under loom.)
+// SAFETY: asserted above; nothing but atomics. (Under loom, where it is not so, words are read one by one.)
 #[allow(unsafe_code)]
 unsafe impl Line for Headers {
     const WORDS: u32 = (1 << SLOTS) - 1;
