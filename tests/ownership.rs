@@ -438,6 +438,19 @@ fn an_open_connection_whose_record_made_way_is_left_alone() {
 }
 
 #[test]
+fn after_its_own_reset_the_host_resets_nobody() {
+    let mut lab = Lab::new(ACTIVE);
+    lab.connect(100, 5000);
+    // The client vanished long ago and began anew on another member, by a SYN that a restart has made us forget. It answers
+    // the RST, of which it knows nothing, by an acknowledgment of its own connection (RFC 5961, 3.2).
+    lab.server(RST | ACK, 5001, 101).to_wire();
+    assert_eq!(ended(&lab), Some(Notice::MayHaveEnded(TUPLE)));
+    lab.client(ACK, 900_001, 7001).to_host();
+    lab.server(RST, 7001, 0).dropped(DropReason::StrayReset);
+    assert_eq!(lab.member.established.len(), 0);
+}
+
+#[test]
 fn after_a_clients_reset_what_the_host_takes_for_a_stray_stays_here() {
     let mut lab = Lab::new(ACTIVE);
     lab.connect(100, 5000);

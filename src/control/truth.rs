@@ -334,6 +334,22 @@ mod tests {
         assert_eq!(bench.state(&tuple(2)), None);
     }
 
+    /// Its host has reset somebody in its name, and has a socket all the same: half open, and answered wrongly by a spoofer.
+    #[test]
+    fn an_entry_that_was_marked_as_gone_is_live_again_if_there_is_a_socket() {
+        for (held, state) in
+            [(Some(Held::HalfOpen), Some(State::Live)), (Some(Held::TimeWait), Some(State::TimeWait)), (None, None)]
+        {
+            let mut bench = Bench::with(&[(tuple(1), Held::Connection)]);
+            bench.kernel.sockets = held.map(|held| (tuple(1), held)).into_iter().collect();
+            let mut entry = bench.established.find(&tuple(1), bench.established.hash(&tuple(1))).unwrap();
+            assert!(bench.established.set_state(&mut entry, State::TimeWait));
+            assert!(bench.shared.notices.push(Notice::MayHaveEnded(tuple(1))).is_ok());
+            bench.step(1);
+            assert_eq!(bench.state(&tuple(1)), state);
+        }
+    }
+
     #[test]
     fn an_idle_entry_goes_only_if_its_socket_is_gone() {
         let mut bench = Bench::with(&[1, 2].map(|port| (tuple(port), Held::Connection)));

@@ -48,7 +48,13 @@ impl Decider<'_> {
                 Verdict::Drop(DropReason::StrayReset)
             }
             Some(entry) if flags.rst() && entry.syn_seen() => self.reset_after_a_syn(tuple, hash, segment),
-            Some(_) if flags.rst() => Verdict::ResetToWire,
+            Some(mut entry) if flags.rst() => {
+                // Its socket is gone, or was before. As after a client's RST (see `established_segment`): what the host resets
+                // from here on may be another member's. Where it has a socket all the same, which is half open and was
+                // answered wrongly, the control thread's look says so.
+                self.established.set_state(&mut entry, State::TimeWait);
+                Verdict::ResetToWire
+            }
             Some(_) if !flags.syn() => Verdict::ToWire,
             _ if flags.rst() => self.refusal(tuple, hash, segment),
             None if self.is_of_half_open(tuple, hash, segment) => Verdict::ToWire,

@@ -24,7 +24,7 @@ use crate::time::Time;
 pub enum State {
     /// A socket.
     Live,
-    /// Only a `TIME_WAIT`, or nothing any more: its client has sent a RST.
+    /// Only a `TIME_WAIT`, or nothing any more: its client has sent a RST, or its host.
     TimeWait,
 }
 

@@ -127,6 +127,8 @@ pub struct Kernel {
     unread: BTreeMap<Flow, Vec<u8>>,
     /// Cookies sent, with the connections they were for: no kernel remembers them, but a judge has to.
     cookies: BTreeSet<(Flow, u32)>,
+    /// Connections of which a TIME_WAIT was left at some time, again for a judge.
+    time_waits: BTreeSet<Flow>,
     sent: Vec<(Flow, Segment)>,
     /// Frames to be sent.
     pub frames: Vec<Vec<u8>>,
@@ -174,6 +176,7 @@ impl Kernel {
             listeners: BTreeMap::new(),
             unread: BTreeMap::new(),
             cookies: BTreeSet::new(),
+            time_waits: BTreeSet::new(),
             sent: Vec::new(),
             frames: Vec::new(),
             signals: VecDeque::new(),
@@ -273,6 +276,11 @@ impl Kernel {
     /// What there is of a connection, asked for exactly.
     pub fn query(&self, flow: Flow) -> Option<Kind> {
         self.entries.get(&flow).map(kind)
+    }
+
+    /// Whether a TIME_WAIT was left of a connection at some time, which may have ended since.
+    pub fn had_time_wait(&self, flow: Flow) -> bool {
+        self.time_waits.contains(&flow)
     }
 
     /// All connections.
@@ -385,6 +393,7 @@ impl Kernel {
                 let bucket = TimeWait::of(socket, now);
                 self.end(flow, End::Finished);
                 self.entries.insert(flow, Entry::TimeWait(bucket));
+                self.time_waits.insert(flow);
             }
         }
     }

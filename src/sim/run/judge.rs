@@ -200,10 +200,11 @@ impl Run {
         let mut cursor = Cursor::default();
         while !daemon.member.established.scan(&mut cursor, 4096, |tuple, entry| {
             let server = shell::flow_of(&daemon.member.facts, &tuple);
-            // The end of a TIME_WAIT is announced by nobody.
+            // The end of a TIME_WAIT is announced by nobody; an entry may be marked so where there was none.
+            let left_time_wait = entry.state() == State::TimeWait && machine.kernel.had_time_wait(server);
             // Nor is that of a half-open socket, which a SYN that came late may have left for a while.
             let left_half_open = entry.syn_seen() || self.cluster.checks.answered_anew(member, server.reversed());
-            if entry.state() == State::Live && !left_half_open && machine.kernel.query(server).is_none() {
+            if !left_time_wait && !left_half_open && machine.kernel.query(server).is_none() {
                 stale = Some(server.reversed());
             }
         }) {}
