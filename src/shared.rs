@@ -5,7 +5,7 @@
 use crossbeam::queue::ArrayQueue;
 
 use crate::orphans::Suspect;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, fence};
 use crate::table::{Tuple, VipIndex};
 
 /// What this member does for a VIP, as the workers see it.
@@ -65,6 +65,42 @@ impl Roles {
     }
 }
 
+/// How often the control thread has looked at what workers hear, so that a worker knows when the roles take account of what it has
+/// just put into the inbox.
+#[derive(Debug, Default)]
+pub struct Looks(AtomicU32);
+
+impl Looks {
+    /// A look begins. Called by the control thread alone, as is [`end`](Looks::end).
+    pub fn begin(&self) {
+        // Odd: one is under way. Relaxed, by the fence after it.
+        self.0.fetch_add(1, Ordering::Relaxed);
+        // SeqCst: pairs with that in `next`. Either the look finds what that worker has put into the inbox, or the worker
+        // finds that the look has begun.
+        fence(Ordering::SeqCst);
+    }
+
+    /// It has ended: the roles are what follows from it.
+    pub fn end(&self) {
+        // Release: who sees this sees the roles.
+        self.0.fetch_add(1, Ordering::Release);
+    }
+
+    /// The first look that begins after now, by the number to ask [`ended`](Looks::ended) for.
+    pub fn next(&self) -> u32 {
+        // SeqCst: see `begin`.
+        fence(Ordering::SeqCst);
+        // Relaxed, by the fence before it. The end of the next look; if one is under way, of the one after that.
+        self.0.load(Ordering::Relaxed).wrapping_add(3) & !1
+    }
+
+    /// Whether that look has ended.
+    pub fn ended(&self, look: u32) -> bool {
+        // Acquire: pairs with the Release of `end`. Either may wrap around.
+        self.0.load(Ordering::Acquire).wrapping_sub(look) as i32 >= 0
+    }
+}
+
 /// The most bytes of a heartbeat frame, Ethernet header included.
 pub const HEARTBEAT_MAX: usize = 1514;
 
@@ -103,6 +139,8 @@ pub enum Notice {
 pub struct Shared {
     /// This member's roles.
     pub roles: Roles,
+    /// The control thread's looks at the inbox.
+    pub looks: Looks,
     /// Heartbeats received, workers to control. Full: the newest is dropped and counted.
     pub inbox: ArrayQueue<HeartbeatFrame>,
     /// Heartbeats to send, control to workers.
@@ -120,6 +158,7 @@ impl Shared {
     pub fn new(vips: usize) -> Shared {
         Shared {
             roles: Roles::new(vips),
+            looks: Looks::default(),
             inbox: ArrayQueue::new(1024),
             outbox: ArrayQueue::new(64),
             notices: ArrayQueue::new(4096),
@@ -131,5 +170,32 @@ impl Shared {
     /// This member's role for a VIP.
     pub fn role(&self, vip: VipIndex) -> Role {
         self.roles.load(vip)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_is_under_way_does_not_count() {
+        let looks = Looks::default();
+        for begun in [u32::MAX - 5, 0] {
+            looks.0.store(begun & !1, Ordering::Relaxed);
+            for under_way in [false, true, false, true] {
+                if under_way {
+                    looks.begin();
+                }
+                let next = looks.next();
+                if under_way {
+                    looks.end();
+                }
+                assert!(!looks.ended(next));
+                looks.begin();
+                assert!(!looks.ended(next));
+                looks.end();
+                assert!(looks.ended(next));
+            }
+        }
     }
 }

@@ -63,6 +63,7 @@ impl Member {
             half_open: &self.half_open,
             fragments: &self.fragments,
             catching_up,
+            outdated: false,
             suspicions: &self.suspicions,
             recent: None,
             now,
@@ -132,6 +133,8 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
     catching_up: u32,
     /// Turns, at most, in which it has waited through any pause.
     behind: u32,
+    /// After a pause, the control thread's look by which the roles are up to date again.
+    awaited: Option<u32>,
 }
 
 impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
@@ -153,6 +156,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
             last_turn: None,
             catching_up: 0,
             behind: 0,
+            awaited: None,
         }
     }
 
@@ -176,6 +180,9 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     ///
     /// A client's answer to another member may be in it, behind a burst's end. What our host says of that handshake would
     /// leave before the answer is read, and tell a client of a connection that it does not know. So the host waits.
+    ///
+    /// The heartbeats of who has become active meanwhile may be in it too. So the host refuses nobody until the control thread
+    /// has looked at all that was read.
     ///
     /// After a long pause a SYN in it would be answered beside, or long after, the member that has taken over meanwhile,
     /// and a client that has closed by then would reset it. So this member is passive for all that has waited.
@@ -213,6 +220,9 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
                 self.last_turn = Some(now);
             }
         }
+        if self.awaited.is_some_and(|look| self.member.shared.looks.ended(look)) {
+            self.awaited = None;
+        }
         frames += self.forward(burst, Direction::FromHost, now);
         frames + self.release_kept(now) + self.send_heartbeats() + self.reset_orphans(now)
     }
@@ -224,6 +234,9 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         self.counters.wire_rx.add(burst.len() as u64);
         let more = burst.is_full();
         let frames = self.forward(burst, Direction::FromWire, now);
+        if self.behind > 0 {
+            self.awaited = Some(self.member.shared.looks.next());
+        }
         let left = |turns: u32| if more { turns.saturating_sub(1) } else { 0 };
         (self.catching_up, self.behind) = (left(self.catching_up), left(self.behind));
         frames
@@ -327,7 +340,8 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     /// What this burst is decided with.
     #[inline(always)]
     fn decider(&self, now: Time) -> Decider<'_> {
-        Decider { recent: Some(&self.recent), ..self.member.decider(self.catching_up > 0, now) }
+        let outdated = self.awaited.is_some();
+        Decider { recent: Some(&self.recent), outdated, ..self.member.decider(self.catching_up > 0, now) }
     }
 
     /// Does what a verdict says: rewrites the frame where it lies, and puts it on its way out.

@@ -494,6 +494,40 @@ fn a_refusal_leaves_only_where_nobody_else_may_accept() {
     }
 }
 
+/// The heartbeat of who has taken over may have come in the pause.
+#[test]
+fn after_a_pause_a_refusal_waits_until_the_control_thread_has_looked() {
+    let mut lab = Lab::new(baton::shared::Role { may_refuse: true, ..ACTIVE });
+    lab.client(SYN, 100, 0).to_host();
+    let shared = std::sync::Arc::clone(&lab.member.shared);
+    shared.looks.begin();
+    lab.worker.was_away(PAUSE);
+    lab.server(RST | ACK, 0, 101).dropped(DropReason::RefusalHeld);
+    // A look that was under way may have missed what this worker has read.
+    shared.looks.end();
+    lab.server(RST | ACK, 0, 101).dropped(DropReason::RefusalHeld);
+    shared.looks.begin();
+    lab.server(RST | ACK, 0, 101).dropped(DropReason::RefusalHeld);
+    shared.looks.end();
+    lab.server(RST | ACK, 0, 101).to_wire();
+    lab.worker.was_away(PAUSE - Duration::from_millis(1));
+    lab.client(SYN, 100, 0).to_host();
+    lab.server(RST | ACK, 0, 101).to_wire();
+}
+
+/// The same, where the pause comes in the middle of a turn.
+#[test]
+fn a_pause_within_a_turn_holds_a_refusal() {
+    for (away, refusals) in [(PAUSE, 0), (PAUSE - Duration::from_millis(1), 1)] {
+        let mut lab = Lab::new(baton::shared::Role { may_refuse: true, ..ACTIVE });
+        lab.client(SYN, 100, 0).to_host();
+        lab.worker.host.arrived.push_back(MemoryBuffer::new(&host_frame(40_000, RST | ACK, 0, 101, &[])));
+        let now = lab.now;
+        lab.worker.turn_by(now, || now + away);
+        assert_eq!(lab.worker.wire.sent.len(), refusals, "{away:?}");
+    }
+}
+
 #[test]
 fn a_client_that_has_not_heard_a_refusal_is_answered_again() {
     let mut lab = Lab::new(baton::shared::Role { may_refuse: true, ..ACTIVE });

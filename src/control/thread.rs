@@ -154,6 +154,7 @@ impl<K: Kernel> Running<K> {
         let now = self.shell.clock.now();
         self.watch_workers(now);
         self.systemd.alive(self.watch.alive, now);
+        self.shell.member.shared.looks.begin();
         while let Some(heartbeat) = self.shell.member.shared.inbox.pop() {
             self.step(Event::Frame(heartbeat.bytes()), now);
         }
@@ -169,6 +170,7 @@ impl<K: Kernel> Running<K> {
         if now >= self.shell.control.next_tick() {
             self.step(Event::Tick, now);
         }
+        self.shell.member.shared.looks.end();
         self.keep_true(now);
         self.seek_orphans(now);
         self.answer_waiting(now);

@@ -114,7 +114,8 @@ impl Decider<'_> {
         let Some(record) = records.iter().find(refused).filter(|_| segment.flags().ack()) else {
             return Verdict::Drop(DropReason::StrayReset);
         };
-        if !self.shared.role(tuple.vip).may_refuse && !broken(Rule::RefusalHeld) {
+        let may_refuse = self.shared.role(tuple.vip).may_refuse && !self.outdated;
+        if !may_refuse && !broken(Rule::RefusalHeld) {
             return Verdict::Drop(DropReason::RefusalHeld);
         }
         // A client that repeats its SYN has not heard this, and the host is to answer it once more.

@@ -37,6 +37,9 @@ pub struct Decider<'a> {
     pub fragments: &'a Fragments,
     /// This burst has waited while the worker did not run for long: whoever was awake has answered what asks the active.
     pub catching_up: bool,
+    /// The worker was away, and the control thread has not yet looked at what has been read since: another member may have
+    /// become active, and the role does not say so.
+    pub outdated: bool,
     /// Clients of nobody here that repeat themselves.
     pub suspicions: &'a Suspicions,
     /// What such clients have sent of late; a worker's own, so who decides elsewhere has none.

@@ -107,6 +107,7 @@ impl Shell {
     /// Does all that is due.
     pub fn run(&mut self, member: &Member, sockets: &mut Sockets<'_>, now: Time) {
         self.look_due = now + LONGEST_WAIT;
+        member.shared.looks.begin();
         while let Some(heartbeat) = member.shared.inbox.pop() {
             self.step(Event::Frame(self.speech.hear(heartbeat).bytes()), member, now);
         }
@@ -121,6 +122,7 @@ impl Shell {
             self.step(Event::Metric(member.established.len() as f64 + self.burden), member, now);
             self.step(Event::Tick, member, now);
         }
+        member.shared.looks.end();
         self.seek_orphans(member, sockets, now);
         // The simulated kernel always tells.
         let told = self.truth.step(&member.shared, &member.established, sockets, now);
