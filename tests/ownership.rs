@@ -428,6 +428,30 @@ fn a_half_open_socket_whose_record_made_way_is_cleared() {
     lab.client(ACK, 900_001, 6001).to_host();
 }
 
+/// A client that has had its port on other members lately begins anew, and a spoofer knows its tuple.
+#[test]
+fn what_was_decided_long_ago_makes_way_before_an_attempt_that_nobody_has_answered() {
+    for (later, dropped) in
+        [(Duration::from_secs(1), None), (Duration::from_millis(999), Some(DropReason::NoConnection))]
+    {
+        let mut lab = Lab::new(PASSIVE);
+        for attempt in 1..RECORDS_PER_TUPLE as u32 {
+            lab.client(SYN, attempt * 100_000, 0).dropped(DropReason::SynPassive);
+            lab.client(ACK, attempt * 100_000 + 1, 7001).dropped(DropReason::NoConnection);
+        }
+        lab.now += later;
+        lab.role(ACTIVE);
+        lab.client(SYN, 900_000, 0).to_host();
+        lab.client(SYN, 2_000_000, 0).to_host();
+        // Only now does the host answer the client. What was decided just now stays: copies of it may be on their way.
+        let out = lab.server(SYN | ACK, 6000, 900_001);
+        match dropped {
+            None => drop(out.to_wire()),
+            Some(reason) => out.cleared(reason, 900_001),
+        };
+    }
+}
+
 #[test]
 fn an_open_connection_whose_record_made_way_is_left_alone() {
     let mut lab = Lab::new(ACTIVE);

@@ -143,8 +143,8 @@ impl Handshakes {
     /// Remembers a SYN, or sees again one that is remembered. `admitted`: it goes to our host. A record that was merely
     /// [`Seen`](Stage::Seen) is then [`Admitted`](Stage::Admitted); at any other stage it stays.
     ///
-    /// A new record takes, in this order: where the tuple has four already, the oldest of those that nobody answered,
-    /// else the oldest of them; a slot that is empty or out of date; the bucket's oldest.
+    /// A new record takes, in this order: where the tuple has four already, the oldest of those that another member won more
+    /// than a second ago, else of those that nobody answered, else of them all; a slot that is empty or out of date; the bucket's oldest.
     ///
     /// Two workers may remember one SYN at the same time. As in [`Established`](super::Established), each looks again
     /// after a fence, and one record goes: the one that our host has not answered, else the one in the
@@ -342,8 +342,8 @@ impl Handshakes {
             }
             if sighting.identity.same_tuple(identity) {
                 own += 1;
-                // The least: not answered before answered, then old before young.
-                let rank = (sighting.header.is_answered(), u32::MAX - sighting.age);
+                // The least: long won by another, then not answered, then the rest; old before young.
+                let rank = (sighting.header.worth(sighting.age), u32::MAX - sighting.age);
                 if least.is_none_or(|(_, _, least_rank)| rank < least_rank) {
                     least = Some((sighting.slot, sighting.header, rank));
                 }

@@ -40,6 +40,9 @@ pub const ANSWERS: usize = 4;
 /// + 8 + 16 s between its SYN-ACKs, then 32 s for the last; tcp(7), `reqsk_timer_handler`): a little longer than that.
 pub const LIFETIME: Duration = Duration::from_secs(75);
 
+/// The record of a handshake that another member has won is needed as long as what was on its way then may still come.
+const DECIDED_MS: u32 = 1000;
+
 pub(super) const LIFETIME_MS: u32 = LIFETIME.as_millis() as u32;
 
 /// How far a record's time may be ahead of a caller's: workers read the clock once a burst, each for itself.
@@ -174,9 +177,15 @@ impl Header {
         self.0 & HAS_ANSWER != 0
     }
 
-    /// Whether the record is to be kept longer than another SYN of the same tuple: our host or the client answered it.
-    pub fn is_answered(self) -> bool {
-        self.has_answer() || !matches!(self.stage(), Some(Stage::Seen | Stage::Admitted))
+    /// What the record is worth, at this age, beside another SYN of the same tuple: least if another member won it long ago, more
+    /// if nobody has answered it, most if our host has, or the client has just decided it. What is confirmed here stays: it
+    /// tells a late copy of a connection's own SYN from a new one.
+    pub fn worth(self, age: u32) -> u8 {
+        match self.stage() {
+            Some(Stage::Answered | Stage::Lost) if age >= DECIDED_MS => 0,
+            Some(Stage::Seen | Stage::Admitted) if !self.has_answer() => 1,
+            _ => 2,
+        }
     }
 
     #[inline]

@@ -275,7 +275,11 @@ impl Ring {
         }
         let own = self.0.iter().flatten().filter(|kept| kept.number == number).count();
         let place = if own >= RECORDS_PER_TUPLE {
-            let dear = |kept: &Kept| kept.answered || !matches!(kept.stage, Stage::Seen | Stage::Admitted);
+            let dear = |kept: &Kept| match kept.stage {
+                Stage::Answered | Stage::Lost if now.since(kept.time) >= Duration::from_secs(1) => 0,
+                Stage::Seen | Stage::Admitted if !kept.answered => 1,
+                _ => 2,
+            };
             (0..8)
                 .filter(|slot| self.0[*slot].is_some_and(|kept| kept.number == number))
                 .min_by_key(|slot| self.0[*slot].map(|kept| (dear(&kept), kept.time)))
