@@ -93,8 +93,9 @@ impl Recent {
         let last = place.get();
         let last_end = last.seq.wrapping_add(last.len.into());
         let gap = u32::from(at.wrapping_sub(last.at)) * TICK_MS;
-        let again = (heard == last.heard) & !is_after(end, last_end);
-        if again & !is_after(seq, last.seq) & (gap <= GAP_MAX_MS) {
+        // The longest gap is a tick less, as this one may be told a tick too short; and one more below.
+        let again = (heard == last.heard) & !is_after(end, last_end) & (gap + TICK_MS <= GAP_MAX_MS);
+        if again & !is_after(seq, last.seq) {
             let track = Track {
                 seq: last.seq,
                 end: last_end,
@@ -104,7 +105,6 @@ impl Recent {
                 gap: 0,
                 last: (now.as_millis() as u32).wrapping_sub(gap),
             };
-            // By a tick more, as the gap may be told a tick too long.
             return (gap >= GAP_MIN_MS + TICK_MS).then_some(track);
         }
         // Progress: it begins anew. The end of all that was sent stays where it was, if this is a part of it.
