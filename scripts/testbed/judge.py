@@ -52,7 +52,7 @@ class Absence:
 
 @dataclass(frozen=True)
 class Cut:
-    """While nothing passed between a member and some clients. Nanoseconds since 1970."""
+    """While nothing passed between a member and some clients: parted, or dead. Nanoseconds since 1970."""
 
     member: str
     clients: frozenset[str]
@@ -263,6 +263,13 @@ def _from_member(story: Story, frame: Frame, segment: Tcp) -> None:
         story.meddling.append((frame.host, life.client, segment.flags))
     if foreign and not segment.flags & RST and not life.twins():
         story.strays.append(Stray(frame.time, frame.host, segment, life.owned_since))
+
+
+def hidden_from(absences: Iterable[Absence], clients: Iterable[str]) -> list[Cut]:
+    """Of members that were dead: what these clients chose meanwhile they cannot know. A SYN that reached a member's kernel
+    just before the kill is answered again once the member is back, since the kernel lives on (docs/decisions.md)."""
+    everyone = frozenset(clients)
+    return [Cut(absence.member, everyone, absence.since, absence.until) for absence in absences]
 
 
 def judge(

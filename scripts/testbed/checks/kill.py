@@ -9,7 +9,7 @@ from statistics import median
 
 from ..clients.control import Client, Results
 from ..cluster import CLIENT_ADDRESSES, Testbed, testbed
-from ..judge import Absence, judge
+from ..judge import Absence, hidden_from, judge
 from ..member import Settings, wait_ready
 from . import Check, Context
 
@@ -75,7 +75,7 @@ def _kill_active(context: Context, heartbeat: str, limit: float) -> None:
             # Connections that the dead member had accepted and not yet answered are lost with it.
             lost += len(results.failed())
             report.number(f"kill {number + 1}", {**asdict(seen), "failed": results.errors()})
-        judge(report, bed, vmac, absences=absences)
+        judge(report, bed, vmac, absences=absences, cuts=hidden_from(absences, CLIENT_ADDRESSES))
     gaps, waits = [each.gap for each in outages], [each.longest for each in outages]
     report.at_most(f"median gap of {kills} kills at {heartbeat} heartbeats", median(gaps), limit, "ms")
     report.number("median and worst gap (ms)", [median(gaps), max(gaps)])

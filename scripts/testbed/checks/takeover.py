@@ -13,7 +13,7 @@ from statistics import median
 
 from ..clients.control import Client, Connection, Results
 from ..cluster import CLIENT_ADDRESSES, Testbed, testbed
-from ..judge import GRACE, Absence, Life, Story, judge
+from ..judge import GRACE, Absence, Life, Story, hidden_from, judge
 from ..member import Member, Settings, VipSettings, wait_ready
 from ..pace import pace
 from ..report import Report
@@ -96,7 +96,8 @@ def kill_k2(context: Context) -> None:
             kills.append(_kill(bed, context, number, bed.ranked(2)[number % 2]))
             # The one that has come back may be needed at the next kill.
             bed.ranked(2)
-        story = judge(report, bed, vmac, absences=_absences(kills))
+        absences = _absences(kills)
+        story = judge(report, bed, vmac, absences=absences, cuts=hidden_from(absences, CLIENT_ADDRESSES))
     judge_attempts(report, kills, story)
     waits = [
         (life.owned_since - life.began) / 1e6
@@ -130,7 +131,8 @@ def kill_replay(context: Context) -> None:
     with testbed(context.home) as bed:
         vmac = bed.vmac()
         kills = [_kill(bed, context, number, bed.active()) for number in range(int(context.number("kills", 6)))]
-        story = judge(report, bed, vmac, absences=_absences(kills))
+        absences = _absences(kills)
+        story = judge(report, bed, vmac, absences=absences, cuts=hidden_from(absences, CLIENT_ADDRESSES))
     judge_attempts(report, kills, story)
     seen = [_detection(kill, story) for kill in kills]
     report.number("detection and longest handshake of each kill (ms)", [[round(d, 1), round(w, 1)] for d, w in seen])
