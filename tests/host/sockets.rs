@@ -1,5 +1,6 @@
 //! sock_diag with real sockets in every state that matters, and the announcements of their end.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -35,7 +36,19 @@ fn pair_on(listener: TcpListener) -> Pair {
 }
 
 fn pair() -> Pair {
-    pair_on(TcpListener::bind(SERVICE).unwrap())
+    pair_on(listen())
+}
+
+/// A listener at the service's address. A program that another test is just starting has copies of all descriptors until it
+/// is executed, the last pair's listener among them: that long the address is in use.
+fn listen() -> TcpListener {
+    let until = Instant::now() + Duration::from_secs(2);
+    loop {
+        match TcpListener::bind(SERVICE) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => std::thread::yield_now(),
+            listener => return listener.unwrap(),
+        }
+    }
 }
 
 /// A connection to the service from an address.
@@ -174,7 +187,7 @@ fn a_half_open_connection_is_found_and_its_end_not_announced() {
     namespace().run(|| {
         let mut sockets = Sockets::open(0).unwrap();
         let mut destroyed = Destroyed::subscribe().unwrap();
-        let _listener = TcpListener::bind(SERVICE).unwrap();
+        let _listener = listen();
         // The SYN-ACK is lost.
         sh("nft add table ip t && nft add chain ip t out '{ type filter hook output priority 0; }' &&
             nft add rule ip t out ip saddr 10.77.0.100 tcp flags syn,ack / syn,ack drop");
@@ -209,7 +222,7 @@ fn a_listener_is_never_mistaken_for_a_connection() {
         let mut sockets = Sockets::open(0).unwrap();
         let stranger = SocketAddrV4::new(CLIENT, 40000);
         assert_eq!(sockets.query(SERVICE, stranger).unwrap(), None, "nobody listens");
-        let listener = TcpListener::bind(SERVICE).unwrap();
+        let listener = listen();
         assert_eq!(sockets.query(SERVICE, stranger).unwrap(), None, "somebody listens");
         assert!(!sockets.destroy(SERVICE, stranger).unwrap());
         assert_eq!(sockets.dump(&[VIP]).unwrap(), []);
@@ -247,7 +260,7 @@ fn a_socket_bound_to_a_device_is_found_through_that_device() {
         return;
     }
     namespace().run(|| {
-        let listener = TcpListener::bind(SERVICE).unwrap();
+        let listener = listen();
         setsockopt(&listener, sockopt::BindToDevice, &"lo".into()).unwrap();
         let pair = pair_on(listener);
         let mut anywhere = Sockets::open(0).unwrap();
@@ -349,7 +362,7 @@ fn connections_nobody_accepted_end_with_their_listener() {
     namespace().run(|| {
         let mut sockets = Sockets::open(0).unwrap();
         let mut destroyed = Destroyed::subscribe().unwrap();
-        let listener = TcpListener::bind(SERVICE).unwrap();
+        let listener = listen();
         let client = connect(CLIENT);
         let remote = v4(client.local_addr().unwrap());
         assert_eq!(state(&mut sockets, remote), Some(State::Established));
@@ -367,7 +380,7 @@ fn lost_announcements_are_told() {
     namespace().run(|| {
         let mut destroyed = Destroyed::subscribe().unwrap();
         setsockopt(&destroyed.as_fd(), sockopt::RcvBufForce, &4096).unwrap();
-        let listener = TcpListener::bind(SERVICE).unwrap();
+        let listener = listen();
         sh(&format!("ip route replace local {VIP} dev lo table local src {CLIENT}"));
         for _ in 0..100 {
             let client = TcpStream::connect(SERVICE).unwrap();
@@ -387,7 +400,7 @@ fn lost_announcements_are_told() {
 fn how_long_a_dump_of_100_000_sockets_takes() {
     namespace().run(|| {
         sh("sysctl -qw net.ipv4.tcp_max_tw_buckets=300000");
-        let listener = TcpListener::bind(SERVICE).unwrap();
+        let listener = listen();
         let mut count = 0;
         for last in 1..=2 {
             sh(&format!("ip address add 10.77.1.{last}/32 dev lo"));
@@ -433,7 +446,7 @@ fn how_long_a_dump_of_100_000_sockets_takes() {
 fn how_many_announcements_wait_to_be_read() {
     namespace().run(|| {
         let mut destroyed = Destroyed::subscribe().unwrap();
-        let listener = TcpListener::bind(SERVICE).unwrap();
+        let listener = listen();
         for _ in 0..30_000 {
             let client = TcpStream::connect(SERVICE).unwrap();
             reset_on_close(&client);
