@@ -4,7 +4,7 @@
 //! 1. a segment of a connection that is not ours: parsed, one lookup that misses, a word of the handshakes' tags, with data
 //!    a line of what its client sent last; dropped;
 //! 2. a segment of an established connection: one lookup, to the host (or, from the host, to the wire);
-//! 3. a SYN: remembered (two cache lines written), kept by a passive (three more);
+//! 3. a SYN: remembered (two cache lines and a byte of a third written), kept by a passive (three more);
 //! 4. a segment that decides a handshake: its checksum over all data, an entry written;
 //! 5. ARP, ICMP, heartbeats: a few a second.
 //!
