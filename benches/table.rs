@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use baton::config::checked::HugePages;
 use baton::simd::Cpu;
-use baton::table::{Answer, Established, Handshakes, Hasher, Remembered, Stage, State, Tuple, Tuples};
-use common::{BATCH, CpuTime, LookUp, NOW, Random, batches, memory_bound, time_batches_of, tuple};
+use baton::table::{Answer, Established, Handshakes, Hasher, Stage, State, Tuple, Tuples};
+use common::{BATCH, CpuTime, LookUp, NOW, Random, Remember, batches, memory_bound, time_batches_of, tuple};
 use criterion::{Bencher, Criterion, Throughput};
 
 const HASHER: Hasher = Hasher::new(*b"a key for benche");
@@ -85,7 +85,7 @@ fn handshakes(criterion: &mut Criterion<CpuTime>) {
         ring.prefetch(hash);
         hash
     };
-    let mut now = NOW;
+    let (mut now, cpu) = (NOW, Cpu::detect());
     for _ in 0..2 * RECORDS {
         let tuple = fresh();
         ring.remember(&tuple, HASHER.hash(&tuple), 1, true, now);
@@ -98,10 +98,7 @@ fn handshakes(criterion: &mut Criterion<CpuTime>) {
             now += Duration::from_micros(64);
             let tuples: [Tuple; BATCH] = std::array::from_fn(|_| fresh());
             let hashes = tuples.map(hash);
-            hashes.iter().for_each(|hash| ring.prefetch_record(*hash, now));
-            for (tuple, hash) in tuples.iter().zip(&hashes) {
-                black_box(ring.remember(tuple, *hash, 5, false, now));
-            }
+            cpu.run(Remember { ring: &ring, tuples: &tuples, hashes: &hashes, isn: 5, admitted: false, now })
         });
     });
     group.bench_function("none of the tuple: find", |bencher| {
@@ -116,10 +113,9 @@ fn handshakes(criterion: &mut Criterion<CpuTime>) {
             now += Duration::from_micros(64);
             let tuples: [Tuple; BATCH] = std::array::from_fn(|_| fresh());
             let hashes = tuples.map(hash);
-            hashes.iter().for_each(|hash| ring.prefetch_record(*hash, now));
+            cpu.run(Remember { ring: &ring, tuples: &tuples, hashes: &hashes, isn: 5, admitted: true, now });
             let mut settled = 0;
             for (tuple, hash) in tuples.iter().zip(&hashes) {
-                let Remembered::New(_) = ring.remember(tuple, *hash, 5, true, now) else { continue };
                 ring.answer(tuple, *hash, 5, Answer { isn: 7, timestamp: Some(8) }, now);
                 for record in ring.find(tuple, *hash, now) {
                     settled += u32::from(record.acknowledged_by(8, Some(8)) && ring.settle(&record, Stage::Confirmed));

@@ -48,6 +48,7 @@ pub struct VipFacts {
 
 impl VipFacts {
     /// Whether connections to this port are accepted at all.
+    #[inline]
     pub fn serves(&self, port: u16) -> bool {
         self.ports.is_empty() || self.ports.binary_search(&port).is_ok()
     }

@@ -19,8 +19,8 @@
 
 mod recent;
 
-use crate::frame::Mac;
-use crate::frame::tcp::Segment;
+use crate::frame::tcp::{self, Segment};
+use crate::frame::{Mac, ethernet, ipv4};
 use crate::sync::{AtomicU8, AtomicU64, Ordering};
 use crate::table::{Hash, Tuple, prefetch};
 use crate::time::Time;
@@ -86,6 +86,25 @@ impl Sighting {
             echo: segment.timestamps().map_or(0, |timestamps| timestamps.echo),
             repeated: segment.may_be_repeated(),
         }
+    }
+}
+
+impl Sighting {
+    /// Of a [common segment](crate::classify::common) that may be repeated: each field from its place in the frame.
+    #[inline(always)]
+    fn of_common(frame: &[u8]) -> Option<Sighting> {
+        const IP: usize = ethernet::HEADER;
+        const TCP: usize = IP + ipv4::HEADER;
+        let head: &[u8; TCP + tcp::HEADER] = frame.first_chunk()?;
+        let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (seq, ack) = (word(TCP + 4), word(TCP + 8));
+        let header_len = usize::from(head[TCP + 12] >> 4) * 4;
+        let total_len = u32::from(u16::from_be_bytes([head[IP + 2], head[IP + 3]]));
+        let fin = u32::from(head[TCP + 13] & tcp::Flags::FIN);
+        let len = total_len.wrapping_sub((ipv4::HEADER + header_len) as u32).wrapping_add(fin);
+        let echo =
+            if header_len == tcp::HEADER { 0 } else { tcp::echo_among_options(frame.get(TCP..TCP + header_len)?) };
+        Some(Sighting { seq, end: seq.wrapping_add(len), ack, echo, repeated: true })
     }
 }
 
@@ -351,12 +370,12 @@ impl Suspicions {
         self.sighted(recent, tuple, hash, &Sighting::of(segment), now)
     }
 
-    /// Whether it is enough to have seen a segment that may be repeated, of a client that [is not
+    /// Whether it is enough to have seen a common segment that may be repeated, of a client that [is not
     /// watched](Suspicions::may_watch): it is new, or a copy that the network made. Else it is to be
     /// [observed](Suspicions::observe).
     #[inline(always)]
-    pub(crate) fn is_first_sight(recent: &Recent, hash: Hash, segment: &Segment<'_>, now: Time) -> bool {
-        recent.see(hash, &Sighting::of(segment), now).is_none()
+    pub(crate) fn is_first_sight(recent: &Recent, hash: Hash, frame: &[u8], now: Time) -> bool {
+        Sighting::of_common(frame).is_none_or(|sighting| recent.see(hash, &sighting, now).is_none())
     }
 
     fn sighted(

@@ -22,54 +22,18 @@ use crate::broken::{Rule, broken};
 use crate::classify::{Class, Facts};
 use crate::counters::Counters;
 use crate::decide::Decider;
+pub use crate::decide::Member;
 use crate::frame::tcp::{self, Reset};
 use crate::frame::{Mac, arp, ethernet, icmp};
 use crate::kept::Kept;
-use crate::orphans::{Recent, Suspect, Suspicion, Suspicions};
+use crate::orphans::{Recent, Suspect, Suspicion};
 use crate::port::{BURST, Buffer, Burst, Port};
-use crate::shared::{HeartbeatFrame, Notice, Shared};
+use crate::shared::{HeartbeatFrame, Notice};
 use crate::simd::{Cpu, Simd, Work};
-use crate::table::{Established, Fragments, HalfOpen, Handshakes};
 use crate::time::{Clock, Time};
 use crate::verdict::{DropReason, Verdict};
+pub use stages::AHEAD;
 use stages::{Direction, Stages};
-
-/// What the workers of a member share.
-pub struct Member {
-    /// What is known of this member.
-    pub facts: Facts,
-    /// Roles and queues.
-    pub shared: Arc<Shared>,
-    /// Confirmed connections.
-    pub established: Established,
-    /// Pending ones, and SYNs seen.
-    pub handshakes: Handshakes,
-    /// Handshakes that were under way when baton started.
-    pub half_open: HalfOpen,
-    /// Verdicts on the first fragments of packets.
-    pub fragments: Fragments,
-    /// Clients of nobody here that repeat themselves.
-    pub suspicions: Suspicions,
-}
-
-impl Member {
-    /// What decisions of a burst at `now` are made with.
-    pub fn decider(&self, catching_up: bool, now: Time) -> Decider<'_> {
-        Decider {
-            facts: &self.facts,
-            shared: &self.shared,
-            established: &self.established,
-            handshakes: &self.handshakes,
-            half_open: &self.half_open,
-            fragments: &self.fragments,
-            catching_up,
-            outdated: false,
-            suspicions: &self.suspicions,
-            recent: None,
-            now,
-        }
-    }
-}
 
 /// A SYN that has waited so long has been repeated by its client (RFC 6298, 2.1), or answered by another member.
 pub const LONG_PAUSE: Duration = Duration::from_secs(1);
@@ -270,7 +234,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         }
         for index in bits(others) {
             if let Some(buffer) = burst[index].take() {
-                let verdict = self.decide(buffer.bytes(), index, direction, now);
+                let verdict = self.decide(simd, buffer.bytes(), index, direction, now);
                 self.carry_out(buffer, verdict, index, now);
             }
         }
@@ -298,7 +262,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         }
         if direction == Direction::FromWire {
             for index in bits(self.stages.stale) {
-                self.member.established.touch(&mut self.stages.entries[index], now);
+                self.member.established.touch(&mut self.stages.entries.get(index), now);
             }
         }
     }
@@ -327,12 +291,12 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     }
 
     /// Any other frame.
-    #[inline]
-    fn decide(&self, frame: &[u8], index: usize, direction: Direction, now: Time) -> Verdict {
+    #[inline(always)]
+    fn decide<S: Simd>(&self, simd: S, frame: &[u8], index: usize, direction: Direction, now: Time) -> Verdict {
         let (stages, decider) = (&self.stages, self.decider(now));
         let (class, tuple, hash) = (stages.class(index, frame), stages.tuples.get(index), stages.hashes[index]);
         match direction {
-            Direction::FromWire => decider.from_wire(class, frame, &tuple, hash),
+            Direction::FromWire => decider.from_wire(simd, class, frame, &tuple, hash, stages.outlooks[index]),
             Direction::FromHost => decider.from_host(class, frame, &tuple, hash),
         }
     }

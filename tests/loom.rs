@@ -14,7 +14,7 @@ use baton::port::BURST;
 use baton::shared::{Role, Roles};
 use baton::simd::Portable;
 use baton::table::{
-    Answer, Cursor, Entry, Established, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple, Tuples,
+    Answer, Cursor, Entries, Established, Found, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple, Tuples,
 };
 use baton::time::Time;
 use loom::sync::Arc;
@@ -194,10 +194,14 @@ fn a_slot_that_changes_hands_is_never_taken_for_its_last_owner() {
 }
 
 /// Which of the first `count` are found.
-fn look_up(table: &Established, tuples: &Tuples, count: usize, entries: &mut [Entry; BURST]) -> u64 {
+fn look_up(table: &Established, tuples: &Tuples, count: usize, entries: &mut Entries) -> u64 {
     let mut hashes = [Hash::default(); BURST];
     table.ask(Portable, tuples, 0, &mut hashes);
-    table.look_up_burst(Portable, tuples, count, &hashes, entries, NOW).found
+    let mut found = Found::none(count, NOW);
+    table.look(Portable, tuples, 0, &hashes, entries, &found);
+    table.judge(Portable, tuples, 0, &hashes, entries, &mut found);
+    table.look_again(tuples, &hashes, entries, &mut found);
+    found.found
 }
 
 #[test]
@@ -211,7 +215,7 @@ fn a_burst_takes_no_slot_for_its_last_or_next_owner() {
             removed
         });
         let tuples = [tuple(1), tuple(2)].into_iter().collect();
-        let mut entries = [Entry::NONE; BURST];
+        let mut entries = Entries::default();
         let found = look_up(&table, &tuples, 2, &mut entries);
         let first = found & 1 != 0 && table.remove(entries[0]);
         let second = found & 2 != 0 && table.remove(entries[1]);
@@ -227,7 +231,7 @@ fn a_connection_is_found_while_it_is_confirmed_again() {
         let other = Arc::clone(&table);
         let thread = thread::spawn(move || insert(&other, &tuple(1)));
         let tuples = [tuple(1)].into_iter().collect();
-        let mut entries = [Entry::NONE; BURST];
+        let mut entries = Entries::default();
         let found = look_up(&table, &tuples, 1, &mut entries);
         assert!(found == 1 && find(&table, &tuple(1)).is_some());
         thread.join().unwrap();
@@ -314,7 +318,7 @@ fn full_ring() -> Arc<Handshakes> {
     let ring = Handshakes::new(RECORDS, HugePages::Never).unwrap();
     for number in 1..=RECORDS as u32 {
         let now = Time::from_millis(90_000 + u64::from(number));
-        assert!(matches!(ring.remember(&tuple(number), hash(number), number, true, now), Remembered::New(_)));
+        assert!(matches!(ring.remember(&tuple(number), hash(number), number, true, now), Remembered::New));
     }
     Arc::new(ring)
 }
@@ -351,7 +355,7 @@ fn an_answer_never_lands_in_the_record_that_took_the_slot() {
 }
 
 fn ring_new(ring: &Handshakes, number: u32) {
-    assert!(matches!(ring.remember(&tuple(number), hash(number), number, false, NOW), Remembered::New(_)));
+    assert!(matches!(ring.remember(&tuple(number), hash(number), number, false, NOW), Remembered::New));
 }
 
 #[test]
@@ -443,6 +447,40 @@ fn one_syn_remembered_twice_at_once_has_one_record() {
         let theirs = thread.join().unwrap();
         assert!(!matches!(mine, Remembered::Crowded) && !matches!(theirs, Remembered::Crowded));
         assert_eq!(ring.find(&tuple(9), hash(9), NOW).len(), 1);
+    });
+}
+
+#[test]
+fn one_syn_foreseen_and_remembered_twice_at_once_has_one_record() {
+    model(2, || {
+        let ring = full_ring();
+        let outlook = ring.foresee(Portable, hash(9), NOW);
+        let remember =
+            move |ring: &Handshakes| ring.remember_foreseen(Portable, outlook, &tuple(9), hash(9), 9, true, NOW);
+        let other = Arc::clone(&ring);
+        let thread = thread::spawn(move || remember(&other));
+        let mine = remember(&ring);
+        let theirs = thread.join().unwrap();
+        assert!(!matches!(mine, Remembered::Crowded) && !matches!(theirs, Remembered::Crowded));
+        assert_eq!(ring.find(&tuple(9), hash(9), NOW).len(), 1);
+    });
+}
+
+#[test]
+fn what_was_foreseen_does_not_overwrite_what_came_meanwhile() {
+    model(2, || {
+        let ring = full_ring();
+        let other = Arc::clone(&ring);
+        let thread = thread::spawn(move || {
+            ring_new(&other, 9);
+        });
+        let outlook = ring.foresee(Portable, hash(10), NOW);
+        let remembered = ring.remember_foreseen(Portable, outlook, &tuple(10), hash(10), 10, true, NOW);
+        assert!(matches!(remembered, Remembered::New));
+        thread.join().unwrap();
+        for number in [9, 10] {
+            assert_eq!(ring.find(&tuple(number), hash(number), NOW).len(), 1);
+        }
     });
 }
 

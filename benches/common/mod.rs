@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use baton::simd::{LANES, Simd, Work};
-use baton::table::{Entry, Established, Hash, Tuple, Tuples};
+use baton::table::{Entries, Established, Found, Handshakes, Hash, Outlook, Remembered, Tuple, Tuples};
 use baton::time::Time;
+use baton::worker::AHEAD;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Bencher, BenchmarkGroup, Criterion};
 
@@ -105,10 +106,50 @@ impl Work for LookUp<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> usize {
         let LookUp(table, tuples) = self;
-        let (mut hashes, mut entries) = ([Hash::default(); BATCH], [Entry::NONE; BATCH]);
-        (0..BATCH).step_by(LANES).for_each(|first| table.ask(simd, tuples, first, &mut hashes));
-        let looks = table.look_up_burst(simd, tuples, BATCH, &hashes, &mut entries, NOW);
-        looks.found.count_ones() as usize
+        let (mut hashes, mut entries) = ([Hash::default(); BATCH], Entries::default());
+        let mut found = Found::none(BATCH, NOW);
+        for turn in 0..BATCH / LANES + AHEAD + 1 {
+            if turn < BATCH / LANES {
+                table.ask(simd, tuples, turn * LANES, &mut hashes);
+            }
+            if turn >= AHEAD && turn < BATCH / LANES + AHEAD {
+                table.look(simd, tuples, (turn - AHEAD) * LANES, &hashes, &mut entries, &found);
+            }
+            if turn > AHEAD {
+                table.judge(simd, tuples, (turn - AHEAD - 1) * LANES, &hashes, &entries, &mut found);
+            }
+        }
+        table.look_again(tuples, &hashes, &mut entries, &mut found);
+        found.found.count_ones() as usize
+    }
+}
+
+/// SYNs of a burst of tuples, to be remembered as the worker does; how many of them were new.
+pub struct Remember<'a> {
+    pub ring: &'a Handshakes,
+    pub tuples: &'a [Tuple; BATCH],
+    pub hashes: &'a [Hash; BATCH],
+    pub isn: u32,
+    pub admitted: bool,
+    pub now: Time,
+}
+
+impl Work for Remember<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> usize {
+        let Remember { ring, tuples, hashes, isn, admitted, now } = self;
+        let mut outlooks = [Outlook::NONE; BATCH];
+        for (outlook, hash) in outlooks.iter_mut().zip(hashes) {
+            *outlook = ring.foresee(simd, *hash, now);
+        }
+        let mut new = 0;
+        for ((tuple, hash), outlook) in tuples.iter().zip(hashes).zip(outlooks) {
+            let remembered = ring.remember_foreseen(simd, outlook, tuple, *hash, isn, admitted, now);
+            new += usize::from(matches!(remembered, Remembered::New));
+        }
+        new
     }
 }
 

@@ -63,7 +63,6 @@ pub fn established(
     let mut traffic = Traffic::new(connections, seed);
     let mut spent = Duration::ZERO;
     for _ in 0..blocks {
-        bench.worker.turn();
         let wire = |frame: &mut [u8; 120]| {
             let kind = traffic.pick(&[(Kind::Ack, 1), (Kind::Data, 1)]);
             traffic.write(kind, frame)
@@ -74,7 +73,7 @@ pub fn established(
             meeting.wait();
         }
         let start = CpuTime::now();
-        while bench.worker.turn() > 0 {}
+        while bench.turn() > 0 {}
         spent += CpuTime::now() - start;
     }
     spent
@@ -122,13 +121,12 @@ pub fn short(
         }
         let wire = short::shuffled(&cohorts, false, mine, &mut random);
         let host = short::shuffled(&cohorts, true, |number| mine(number) != shared, &mut random);
-        bench.worker.turn();
         short::fill(frames, &mut bench.worker.wire, &wire);
         short::fill(frames, &mut bench.worker.host, &host);
         let before = bench.passed();
         meet();
         let start = CpuTime::now();
-        while bench.worker.turn() > 0 {}
+        while bench.turn() > 0 {}
         spent += CpuTime::now() - start;
         count += (wire.len() + host.len()) as u64;
         assert_eq!(bench.passed() - before, (wire.len() + host.len()) as u64, "every segment reaches the other side");

@@ -9,13 +9,11 @@ use std::time::Duration;
 use baton::config::checked::HugePages;
 use baton::control::truth::{Ending, Held, Kernel, Truth};
 use baton::simd::Cpu;
-use baton::table::{
-    Answer, Cursor, Entry, Established, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple, Tuples,
-};
+use baton::table::{Answer, Cursor, Entry, Established, Handshakes, Hash, Hasher, Stage, State, Tuple, Tuples};
 use baton::time::Time;
 
 use super::pair::pin;
-use super::{BATCH, CpuTime, LookUp, Random, tuple};
+use super::{BATCH, CpuTime, LookUp, Random, Remember, tuple};
 
 const HASHER: Hasher = Hasher::new(*b"a key for benche");
 
@@ -244,10 +242,9 @@ fn prefetched(table: &Established, tuples: &[Tuple; BATCH]) -> [Hash; BATCH] {
 
 fn establish(table: &Established, ring: &Handshakes, tuples: &[Tuple; BATCH], hashes: &[Hash; BATCH]) {
     hashes.iter().for_each(|hash| ring.prefetch(*hash));
-    hashes.iter().for_each(|hash| ring.prefetch_record(*hash, NOW));
+    let new = Cpu::detect().run(Remember { ring, tuples, hashes, isn: 5, admitted: true, now: NOW });
+    assert_eq!(new, BATCH, "nobody has used these tuples");
     for (tuple, hash) in tuples.iter().zip(hashes) {
-        let remembered = ring.remember(tuple, *hash, 5, true, NOW);
-        assert!(matches!(remembered, Remembered::New(_)), "nobody has used this tuple");
         let answer = Answer { isn: 7, timestamp: Some(8) };
         assert!(ring.answer(tuple, *hash, 5, answer, NOW).is_some());
         let records = ring.find(tuple, *hash, NOW);

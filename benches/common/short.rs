@@ -277,14 +277,13 @@ impl Short {
         self.cohorts.push_front(self.next..self.next.wrapping_add(begun));
         self.next = self.next.wrapping_add(begun);
         // Nothing waits, so what was done meanwhile is no pause after which the host has to wait.
-        bench.worker.turn();
         let wire = shuffled(&self.cohorts, false, |_| true, &mut self.random);
         let host = shuffled(&self.cohorts, true, |_| true, &mut self.random);
         fill(&self.frames, &mut bench.worker.wire, &wire);
         fill(&self.frames, &mut bench.worker.host, &host);
         let before = bench.passed();
         let start = CpuTime::now();
-        while bench.worker.turn() > 0 {}
+        while bench.turn() > 0 {}
         let worker = CpuTime::now() - start;
         let frames = (wire.len() + host.len()) as u64;
         assert_eq!(bench.passed() - before, frames, "every segment reaches the other side");

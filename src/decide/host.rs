@@ -38,13 +38,13 @@ impl Decider<'_> {
         if flags.syn() && flags.ack() {
             return self.syn_ack(tuple, hash, segment);
         }
-        let known = self.established.find(tuple, hash);
+        let known = self.member.established.find(tuple, hash);
         match known {
             Some(entry) if flags.rst() && entry.state() == State::TimeWait => {
                 // A TIME_WAIT only ever acknowledges (Linux: `tcp_timewait_state_process`), and a client that has sent a RST
                 // says no more. So the socket is gone, and what the host takes for a stray may be another member's: we
                 // may have missed the SYN of it.
-                self.established.remove(entry);
+                self.member.established.remove(entry);
                 Verdict::Drop(DropReason::StrayReset)
             }
             Some(entry) if flags.rst() && entry.syn_seen() => self.reset_after_a_syn(tuple, hash, segment),
@@ -52,7 +52,7 @@ impl Decider<'_> {
                 // Its socket is gone, or was before. As after a client's RST (see `established_segment`): what the host resets
                 // from here on may be another member's. Where it has a socket all the same, which is half open and was
                 // answered wrongly, the control thread's look says so.
-                self.established.set_state(&mut entry, State::TimeWait);
+                self.member.established.set_state(&mut entry, State::TimeWait);
                 Verdict::ResetToWire
             }
             Some(_) if !flags.syn() => Verdict::ToWire,
@@ -65,18 +65,18 @@ impl Decider<'_> {
     /// A SYN-ACK's ISN and timestamp are recorded before it is sent: the client's answer will be held against them.
     fn syn_ack(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
         // Of a socket that is older than we are, the client may echo a timestamp that we have not seen.
-        let older = self.half_open.contains(tuple, self.now);
+        let older = self.member.half_open.contains(tuple, self.now);
         let timestamp = segment.timestamps().map(|timestamps| timestamps.value).filter(|_| !older);
         let answer = Answer { isn: segment.seq(), timestamp };
         let client_isn = segment.ack().wrapping_sub(1);
         if broken(Rule::AnswerRecorded) || broken(Rule::AnswersRecorded) && self.has_answered(tuple, hash, client_isn) {
             return Verdict::ToWire;
         }
-        let record = || self.handshakes.answer(tuple, hash, client_isn, answer, self.now);
+        let record = || self.member.handshakes.answer(tuple, hash, client_isn, answer, self.now);
         let stage = match record() {
             None if older => {
                 // It repeats what it sent before we started: now we know the numbers.
-                self.handshakes.remember(tuple, hash, client_isn, true, self.now);
+                self.member.handshakes.remember(tuple, hash, client_isn, true, self.now);
                 record()
             }
             stage => stage,
@@ -96,12 +96,12 @@ impl Decider<'_> {
     }
 
     fn is_open(&self, tuple: &Tuple, hash: Hash) -> bool {
-        self.established.find(tuple, hash).is_some_and(|entry| entry.state() != State::TimeWait)
+        self.member.established.find(tuple, hash).is_some_and(|entry| entry.state() != State::TimeWait)
     }
 
     /// Whether our host has answered this SYN before.
     fn has_answered(&self, tuple: &Tuple, hash: Hash, client_isn: u32) -> bool {
-        let records = self.handshakes.find(tuple, hash, self.now);
+        let records = self.member.handshakes.find(tuple, hash, self.now);
         records.iter().any(|record| record.client_isn == client_isn && !record.answers.is_empty())
     }
 
@@ -110,16 +110,16 @@ impl Decider<'_> {
     fn refusal(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
         let refused =
             |record: &&Record| record.stage == Stage::Admitted && segment.ack() == record.client_isn.wrapping_add(1);
-        let records = self.handshakes.find(tuple, hash, self.now);
+        let records = self.member.handshakes.find(tuple, hash, self.now);
         let Some(record) = records.iter().find(refused).filter(|_| segment.flags().ack()) else {
             return Verdict::Drop(DropReason::StrayReset);
         };
-        let may_refuse = self.shared.role(tuple.vip).may_refuse && !self.outdated;
+        let may_refuse = self.member.shared.role(tuple.vip).may_refuse && !self.outdated;
         if !may_refuse && !broken(Rule::RefusalHeld) {
             return Verdict::Drop(DropReason::RefusalHeld);
         }
         // A client that repeats its SYN has not heard this, and the host is to answer it once more.
-        self.handshakes.settle(record, Stage::Confirmed);
+        self.member.handshakes.settle(record, Stage::Confirmed);
         Verdict::ToWire
     }
 
@@ -127,7 +127,7 @@ impl Decider<'_> {
     /// refuse that SYN. Without an ACK, it answers a segment for which the host had no socket (RFC 9293, 3.10.7.1; Linux:
     /// `tcp_v4_send_reset`): that may have been one of the new connection, and the RST would be exactly in its place.
     fn reset_after_a_syn(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
-        let records = self.handshakes.find(tuple, hash, self.now);
+        let records = self.member.handshakes.find(tuple, hash, self.now);
         let mut undecided =
             records.iter().filter(|record| matches!(record.stage, Stage::Seen | Stage::Admitted)).peekable();
         if undecided.peek().is_none() {
@@ -152,14 +152,14 @@ impl Decider<'_> {
             return false;
         }
         let client_isn = segment.ack().wrapping_sub(1);
-        let records = self.handshakes.find(tuple, hash, self.now);
+        let records = self.member.handshakes.find(tuple, hash, self.now);
         let pending = |record: &&Record| record.stage == Stage::Admitted && record.client_isn == client_isn;
         let Some(record) = records.iter().find(pending) else { return false };
         let isn = segment.seq().wrapping_sub(1);
         let mut answers = record.answers.iter().filter(|answer| answer.isn == isn);
         if answers.any(|answer| answer.timestamp.is_some()) {
             let timestamp = segment.timestamps().map(|timestamps| timestamps.value);
-            self.handshakes.answer(tuple, hash, client_isn, Answer { isn, timestamp }, self.now);
+            self.member.handshakes.answer(tuple, hash, client_isn, Answer { isn, timestamp }, self.now);
         }
         true
     }

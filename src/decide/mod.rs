@@ -12,6 +12,8 @@ pub mod host;
 mod orphan;
 pub mod wire;
 
+use std::sync::Arc;
+
 use crate::classify::Facts;
 use crate::frame::tcp::{Checksum, Segment};
 use crate::orphans::{Recent, Suspicions};
@@ -20,29 +22,43 @@ use crate::table::{Established, Fragments, HalfOpen, Handshakes};
 use crate::time::Time;
 use crate::verdict::{DropReason, Verdict};
 
-/// What decisions are made with. Shared by all workers of a member.
+/// What the workers of a member share.
+pub struct Member {
+    /// What is known of this member.
+    pub facts: Facts,
+    /// Roles and queues.
+    pub shared: Arc<Shared>,
+    /// Confirmed connections.
+    pub established: Established,
+    /// Pending ones, and SYNs seen.
+    pub handshakes: Handshakes,
+    /// Handshakes that were under way when baton started.
+    pub half_open: HalfOpen,
+    /// Verdicts on the first fragments of packets.
+    pub fragments: Fragments,
+    /// Clients of nobody here that repeat themselves.
+    pub suspicions: Suspicions,
+}
+
+impl Member {
+    /// What decisions of a burst at `now` are made with.
+    #[inline(always)]
+    pub fn decider(&self, catching_up: bool, now: Time) -> Decider<'_> {
+        Decider { member: self, catching_up, outdated: false, recent: None, now }
+    }
+}
+
+/// What decisions are made with.
 #[derive(Clone, Copy)]
 pub struct Decider<'a> {
-    /// What is known of this member.
-    pub facts: &'a Facts,
-    /// The roles.
-    pub shared: &'a Shared,
-    /// Confirmed connections.
-    pub established: &'a Established,
-    /// Pending ones, and SYNs seen.
-    pub handshakes: &'a Handshakes,
-    /// Handshakes that were under way when baton started.
-    pub half_open: &'a HalfOpen,
-    /// Verdicts on the first fragments of packets.
-    pub fragments: &'a Fragments,
+    /// Whose they are.
+    pub member: &'a Member,
     /// This burst has waited while the worker did not run for long: whoever was awake has answered what asks the active.
     pub catching_up: bool,
     /// The worker was away, and the control thread has not yet looked at what has been read since: another member may have
     /// become active, and the role does not say so.
     pub outdated: bool,
-    /// Clients of nobody here that repeat themselves.
-    pub suspicions: &'a Suspicions,
-    /// What such clients have sent of late; a worker's own, so who decides elsewhere has none.
+    /// What clients of nobody here have sent of late; a worker's own, so who decides elsewhere has none.
     pub recent: Option<&'a Recent>,
     /// The time of this burst.
     pub now: Time,
@@ -55,6 +71,7 @@ fn in_window(seq: u32, isn: u32) -> bool {
 }
 
 /// Why a segment that is to decide something must not: its checksum.
+#[inline]
 fn distrust(segment: &Segment<'_>) -> Option<Verdict> {
     match segment.checksum() {
         Checksum::Right => None,

@@ -13,12 +13,13 @@ impl Decider<'_> {
     #[inline]
     pub(super) fn suspect(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, reason: DropReason) -> Verdict {
         let of_nobody = matches!(reason, DropReason::NoConnection | DropReason::LostRace);
-        if !of_nobody || !self.facts.vips[usize::from(tuple.vip)].orphans {
+        if !of_nobody || !self.member.facts.vips[usize::from(tuple.vip)].orphans {
             return Verdict::Drop(reason);
         }
-        let observed = self.recent.and_then(|recent| self.suspicions.observe(recent, tuple, hash, segment, self.now));
+        let observed =
+            self.recent.and_then(|recent| self.member.suspicions.observe(recent, tuple, hash, segment, self.now));
         match observed {
-            Some(suspicion) if self.shared.role(tuple.vip).primary() && distrust(segment).is_none() => {
+            Some(suspicion) if self.member.shared.role(tuple.vip).primary() && distrust(segment).is_none() => {
                 Verdict::Suspect(suspicion.end, reason)
             }
             _ => Verdict::Drop(reason),
@@ -27,19 +28,20 @@ impl Decider<'_> {
 
     /// Whether a connection of this tuple is, or may become, this member's, as far as its tables tell.
     pub fn may_hold(&self, tuple: &Tuple) -> bool {
-        let hash = self.established.hash(tuple);
+        let hash = self.member.established.hash(tuple);
         let admitted = |record: &Record| record.stage == Stage::Admitted;
-        self.established.find(tuple, hash).is_some() || self.handshakes.find(tuple, hash, self.now).iter().any(admitted)
+        self.member.established.find(tuple, hash).is_some()
+            || self.member.handshakes.find(tuple, hash, self.now).iter().any(admitted)
     }
 
     /// Whether a client that the members have found to be an orphan still is one: it goes on as it did, no connection
     /// of its tuple is or may become ours, and it has not begun anew.
     pub fn is_orphan(&self, suspicion: &Suspicion) -> bool {
         let tuple = &suspicion.tuple;
-        let hash = self.established.hash(tuple);
-        let Some(silent) = self.suspicions.still(suspicion, hash, self.now) else { return false };
-        self.shared.role(tuple.vip).primary()
+        let hash = self.member.established.hash(tuple);
+        let Some(silent) = self.member.suspicions.still(suspicion, hash, self.now) else { return false };
+        self.member.shared.role(tuple.vip).primary()
             && !self.may_hold(tuple)
-            && self.handshakes.find(tuple, hash, self.now).iter().all(|record| record.age > silent)
+            && self.member.handshakes.find(tuple, hash, self.now).iter().all(|record| record.age > silent)
     }
 }

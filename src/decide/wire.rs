@@ -2,12 +2,12 @@
 
 use super::{Decider, distrust, in_window, is_unfinished};
 use crate::broken::{Rule, broken};
-use crate::classify::{self, Class, FragmentId, common};
+use crate::classify::{self, Class, FragmentId};
 use crate::frame::tcp::Segment;
 use crate::orphans::Suspicions;
 use crate::shared::Role;
 use crate::simd::Simd;
-use crate::table::{Entry, Hash, Record, Remembered, Stage, State, Tuple, VipIndex};
+use crate::table::{Entry, Hash, Outlook, Record, Remembered, Stage, State, Tuple, VipIndex};
 use crate::verdict::{DropReason, Verdict};
 
 /// Whether a client's segment acknowledges a SYN-ACK of our host, by its ISN and, in use, its timestamp.
@@ -17,12 +17,22 @@ fn acknowledges(segment: &Segment<'_>, record: &Record) -> bool {
 }
 
 impl Decider<'_> {
-    /// Decides a frame from the wire. `tuple` and `hash` are those of its connection, if it is a segment.
-    #[inline]
-    pub fn from_wire(&self, class: Class, frame: &[u8], tuple: &Tuple, hash: Hash) -> Verdict {
+    /// Decides a frame from the wire. `tuple` and `hash` are those of its connection, if it is a segment, and `outlook` is
+    /// what [was foreseen](crate::table::Handshakes::foresee) of it.
+    #[inline(always)]
+    pub fn from_wire<S: Simd>(
+        &self,
+        simd: S,
+        class: Class,
+        frame: &[u8],
+        tuple: &Tuple,
+        hash: Hash,
+        outlook: Outlook,
+    ) -> Verdict {
         match class {
             Class::Tcp(place) => match place.segment(frame) {
                 Some(segment) if place.first_fragment => self.first_fragment(tuple, hash, &segment, frame),
+                Some(segment) if segment.flags().syn() => self.syn(simd, tuple, hash, &segment, outlook),
                 Some(segment) => self.segment(tuple, hash, &segment),
                 None => Verdict::Drop(DropReason::BadTcp),
             },
@@ -37,25 +47,25 @@ impl Decider<'_> {
     /// up. Wrong for one of them in thirty; asks for what [`is_known`](Decider::is_known) looks at.
     #[inline(always)]
     pub fn may_be_known(&self, hash: Hash) -> bool {
-        let may_have = self.handshakes.may_have(hash);
+        let may_have = self.member.handshakes.may_have(hash);
         if may_have {
-            self.handshakes.prefetch(hash);
+            self.member.handshakes.prefetch(hash);
         }
-        may_have | self.suspicions.may_watch(hash)
+        may_have | self.member.suspicions.may_watch(hash)
     }
 
     /// The same, wrong for one in five hundred.
     #[inline(always)]
     pub fn is_known<S: Simd>(&self, simd: S, hash: Hash) -> bool {
-        self.handshakes.most_likely_has(simd, hash) | self.suspicions.may_watch(hash)
+        self.member.handshakes.most_likely_has(simd, hash) | self.member.suspicions.may_watch(hash)
     }
 
-    /// Whether there is nothing more to a segment of nobody here that may be repeated: it is seen for the first time.
+    /// Whether there is nothing more to a common segment of nobody here that may be repeated: it is seen for the first time.
     #[inline(always)]
     pub fn is_first_sight(&self, vip: VipIndex, hash: Hash, frame: &[u8]) -> bool {
-        match (self.recent, common::place(frame, vip).segment(frame)) {
-            (Some(recent), Some(segment)) if self.facts.vips[usize::from(vip)].orphans => {
-                Suspicions::is_first_sight(recent, hash, &segment, self.now)
+        match self.recent {
+            Some(recent) if self.member.facts.vips[usize::from(vip)].orphans => {
+                Suspicions::is_first_sight(recent, hash, frame, self.now)
             }
             _ => true,
         }
@@ -71,14 +81,14 @@ impl Decider<'_> {
             Class::Echo(vip) if self.role(vip).primary() => Verdict::AnswerEcho,
             Class::Echo(_) => Verdict::Drop(DropReason::EchoPassive),
             Class::IcmpError(vip) => match classify::quoted_tuple(frame, vip) {
-                Some(tuple) if self.is_ours(&tuple, self.established.hash(&tuple)) => Verdict::ToHost,
+                Some(tuple) if self.is_ours(&tuple, self.member.established.hash(&tuple)) => Verdict::ToHost,
                 _ => Verdict::Drop(DropReason::IcmpNotOurs),
             },
             Class::LaterFragment(vip) => match FragmentId::of(frame, vip) {
-                Some(id) if self.fragments.passed(&id, self.now) => Verdict::ToHost,
+                Some(id) if self.member.fragments.passed(&id, self.now) => Verdict::ToHost,
                 _ => Verdict::Drop(DropReason::Fragment),
             },
-            Class::Other if self.facts.shared_wire => Verdict::Drop(DropReason::KernelHasIt),
+            Class::Other if self.member.facts.shared_wire => Verdict::Drop(DropReason::KernelHasIt),
             Class::Other => Verdict::Untouched,
             Class::Drop(reason) => Verdict::Drop(reason),
             // Only the host sends such, and a segment is not rare.
@@ -87,25 +97,21 @@ impl Decider<'_> {
     }
 
     /// The role for what has just been read.
+    #[inline]
     fn role(&self, vip: VipIndex) -> Role {
-        let role = if self.catching_up { Role::default() } else { self.shared.role(vip) };
+        let role = if self.catching_up { Role::default() } else { self.member.shared.role(vip) };
         Role { active: role.active || broken(Rule::PassiveDrops), ..role }
     }
 
     /// Whether a connection of this tuple is, or may become, this member's.
     fn is_ours(&self, tuple: &Tuple, hash: Hash) -> bool {
-        self.established.find(tuple, hash).is_some()
-            || self.handshakes.find(tuple, hash, self.now).iter().any(|record| record.stage == Stage::Admitted)
+        self.member.established.find(tuple, hash).is_some()
+            || self.member.handshakes.find(tuple, hash, self.now).iter().any(|record| record.stage == Stage::Admitted)
     }
 
-    /// A segment of a client, the established ones first: they are nearly all.
-    #[inline]
+    /// A segment of a client, without SYN.
     fn segment(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
-        let entry = self.established.find(tuple, hash);
-        if segment.flags().syn() {
-            return self.syn(tuple, hash, segment, entry);
-        }
-        match entry {
+        match self.member.established.find(tuple, hash) {
             Some(entry) if !entry.syn_seen() => self.established_segment(entry, segment),
             Some(entry) => self.after_a_syn(tuple, hash, segment, entry),
             None => match self.pending(tuple, hash, segment) {
@@ -120,18 +126,20 @@ impl Decider<'_> {
         if is_unfinished(segment) {
             return Verdict::Drop(DropReason::UnfinishedChecksum);
         }
-        self.established.touch(&mut entry, self.now);
+        self.member.established.touch(&mut entry, self.now);
         if segment.flags().rst() {
             // From here on our host may have nothing of it. What it would reset then may be another member's: the client may
             // have begun anew there while we did not hear (see `reply`).
-            self.established.set_state(&mut entry, State::TimeWait);
+            self.member.established.set_state(&mut entry, State::TimeWait);
         }
         Verdict::ToHost
     }
 
     /// A SYN, which never alters an established entry: it is remembered, and handed to the host by the active, at once or
     /// later. A passive keeps it, in case it becomes active, unless it has waited for nobody knows how long.
-    fn syn(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, entry: Option<Entry>) -> Verdict {
+    #[inline(always)]
+    fn syn<S: Simd>(&self, simd: S, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, outlook: Outlook) -> Verdict {
+        let entry = self.member.established.find(tuple, hash);
         let flags = segment.flags();
         let pure = !flags.ack() && !flags.fin();
         if flags.rst() || (flags.fin() && entry.is_none()) {
@@ -145,10 +153,10 @@ impl Decider<'_> {
             if !pure {
                 return Verdict::Drop(DropReason::NoConnection);
             }
-            if !self.facts.vips[usize::from(tuple.vip)].serves(tuple.port) {
+            if !self.member.facts.vips[usize::from(tuple.vip)].serves(tuple.port) {
                 return if role.primary() { Verdict::Refuse } else { Verdict::Drop(DropReason::PortNotServed) };
             }
-            if role.active && self.established.len() >= self.established.capacity() {
+            if role.active && self.member.established.len() >= self.member.established.capacity() {
                 return Verdict::Drop(DropReason::TableFull);
             }
         }
@@ -157,27 +165,29 @@ impl Decider<'_> {
         }
         // Data on a SYN is not kept.
         let at_once = role.active && (self.is_prompt(tuple.vip, role) || segment.data_len() > 0);
-        let remembered = self.handshakes.remember(tuple, hash, segment.seq(), at_once && pure, self.now);
+        let (isn, admitted, now) = (segment.seq(), at_once && pure, self.now);
+        let remembered = self.member.handshakes.remember_foreseen(simd, outlook, tuple, hash, isn, admitted, now);
         if let Some(mut entry) = entry {
-            self.established.set_syn_seen(&mut entry);
+            self.member.established.set_syn_seen(&mut entry);
             if broken(Rule::SynAltersNothing) {
-                self.established.remove(entry);
+                self.member.established.remove(entry);
             }
         }
         let reason = if role.active { DropReason::SynHedged } else { DropReason::SynPassive };
-        let record = match remembered {
-            Remembered::New(record) | Remembered::Known(record) => record,
+        let (stage, known) = match remembered {
+            Remembered::New => (Stage::of(admitted), None),
+            Remembered::Known(record) => (record.stage, Some(record)),
             Remembered::Crowded if role.active => return Verdict::Drop(DropReason::Crowded),
             Remembered::Crowded => return Verdict::Drop(reason),
         };
-        match record.stage {
-            Stage::Seen if pure && segment.data_len() == 0 && !self.catching_up => Verdict::Keep(segment.seq(), reason),
+        match stage {
+            Stage::Seen if pure && segment.data_len() == 0 && !self.catching_up => Verdict::Keep(isn, reason),
             _ if !role.active => Verdict::Drop(reason),
             // The client has acknowledged another member's answer to this very SYN: an old copy of it changes nothing.
             Stage::Answered | Stage::Lost if entry.is_none() => Verdict::Drop(DropReason::LostRace),
             // A copy of the SYN of a connection that has ended here: the host answers it as a new one.
             Stage::Confirmed if entry.is_none() => {
-                self.handshakes.settle(&record, Stage::Admitted);
+                known.inspect(|record| _ = self.member.handshakes.settle(record, Stage::Admitted));
                 Verdict::SynToHost
             }
             _ => Verdict::SynToHost,
@@ -185,8 +195,9 @@ impl Decider<'_> {
     }
 
     /// Whether an active leaves SYNs to nobody before it, for rank × hedge.
+    #[inline]
     fn is_prompt(&self, vip: VipIndex, role: Role) -> bool {
-        role.rank == 0 || self.facts.vips[usize::from(vip)].hedge.is_zero()
+        role.rank == 0 || self.member.facts.vips[usize::from(vip)].hedge.is_zero()
     }
 
     /// Whether a SYN that was kept is to go to the host now, of which then exactly one copy does: nobody has answered it
@@ -195,17 +206,17 @@ impl Decider<'_> {
         if broken(Rule::ReplayAsks) {
             return true;
         }
-        if self.established.len() >= self.established.capacity() {
+        if self.member.established.len() >= self.member.established.capacity() {
             return false;
         }
-        let records = self.handshakes.find(tuple, self.established.hash(tuple), self.now);
+        let records = self.member.handshakes.find(tuple, self.member.established.hash(tuple), self.now);
         let unanswered = |record: &&Record| record.client_isn == client_isn && record.stage == Stage::Seen;
-        records.iter().find(unanswered).is_some_and(|record| self.handshakes.settle(record, Stage::Admitted))
+        records.iter().find(unanswered).is_some_and(|record| self.member.handshakes.settle(record, Stage::Admitted))
     }
 
     /// No entry: the segment may be the client's answer to a SYN-ACK, ours or another member's.
     fn pending(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>) -> Verdict {
-        let records = self.handshakes.find(tuple, hash, self.now);
+        let records = self.member.handshakes.find(tuple, hash, self.now);
         if records.is_empty() {
             return Verdict::Drop(DropReason::NoConnection);
         }
@@ -228,8 +239,8 @@ impl Decider<'_> {
         match record.stage {
             Stage::Admitted => self.decide_race(tuple, hash, segment, &records, record),
             Stage::Seen => {
-                self.handshakes.settle(record, Stage::Answered);
-                if self.half_open.contains(tuple, self.now) {
+                self.member.handshakes.settle(record, Stage::Answered);
+                if self.member.half_open.contains(tuple, self.now) {
                     // Our host may have answered it before we started.
                     return Verdict::ClearHalfOpen(record.client_isn, DropReason::LostRace);
                 }
@@ -258,11 +269,11 @@ impl Decider<'_> {
             return Verdict::ClearHalfOpen(half_open, DropReason::LostRace);
         }
         // The entry first: once the record says "confirmed", a segment on another worker must find it.
-        if self.established.insert(tuple, hash, State::Live, self.now).is_err() {
-            self.handshakes.settle(record, Stage::Lost);
+        if self.member.established.insert(tuple, hash, State::Live, self.now).is_err() {
+            self.member.handshakes.settle(record, Stage::Lost);
             return Verdict::ClearHalfOpen(record.client_isn, DropReason::TableFull);
         }
-        self.handshakes.settle(record, Stage::Confirmed);
+        self.member.handshakes.settle(record, Stage::Confirmed);
         Verdict::ToHost
     }
 
@@ -272,7 +283,7 @@ impl Decider<'_> {
     fn lose(&self, records: &[Record], record: &Record) -> u32 {
         let pending = || records.iter().filter(|other| other.stage == Stage::Admitted && other.age >= record.age);
         for other in pending() {
-            self.handshakes.settle(other, Stage::Lost);
+            self.member.handshakes.settle(other, Stage::Lost);
         }
         let mut answered = [record].into_iter().chain(pending()).filter(|other| !other.answers.is_empty());
         answered.next().unwrap_or(record).client_isn
@@ -283,11 +294,11 @@ impl Decider<'_> {
         let exact = records.iter().find(|record| segment.seq() == record.client_isn.wrapping_add(1));
         match exact.map(|record| (record, record.stage)) {
             Some((record, Stage::Admitted)) => {
-                self.handshakes.settle(record, Stage::Lost);
+                self.member.handshakes.settle(record, Stage::Lost);
                 Verdict::ToHost
             }
             Some((record, Stage::Seen)) => {
-                self.handshakes.settle(record, Stage::Answered);
+                self.member.handshakes.settle(record, Stage::Answered);
                 Verdict::Drop(DropReason::NoConnection)
             }
             Some(_) => Verdict::Drop(DropReason::NoConnection),
@@ -298,9 +309,9 @@ impl Decider<'_> {
     /// A segment of a tuple that has an entry and a SYN that came later: of the old connection, or of the new one,
     /// which may be ours or another member's.
     fn after_a_syn(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, mut entry: Entry) -> Verdict {
-        let records = self.handshakes.find(tuple, hash, self.now);
+        let records = self.member.handshakes.find(tuple, hash, self.now);
         if records.is_empty() {
-            self.established.clear_syn_seen(&mut entry);
+            self.member.established.clear_syn_seen(&mut entry);
             return self.established_segment(entry, segment);
         }
         if let Some(distrusted) = distrust(segment) {
@@ -311,11 +322,11 @@ impl Decider<'_> {
             return match records.iter().find(at_start).map(|record| (record, record.stage)) {
                 // It ends an attempt that another member has, not our old connection.
                 Some((record, Stage::Seen | Stage::Answered)) => {
-                    self.handshakes.settle(record, Stage::Answered);
+                    self.member.handshakes.settle(record, Stage::Answered);
                     Verdict::Drop(DropReason::NoConnection)
                 }
                 Some((record, Stage::Admitted)) => {
-                    self.handshakes.settle(record, Stage::Lost);
+                    self.member.handshakes.settle(record, Stage::Lost);
                     Verdict::ToHost
                 }
                 _ => self.established_segment(entry, segment),
@@ -340,18 +351,18 @@ impl Decider<'_> {
     /// Another member owns the tuple now: the old entry and its socket end, and nothing of that reaches the wire.
     fn hand_over(&self, record: &Record, entry: Entry) -> Verdict {
         let end = if record.stage == Stage::Admitted { Stage::Lost } else { Stage::Answered };
-        self.handshakes.settle(record, end);
-        self.established.remove(entry);
+        self.member.handshakes.settle(record, end);
+        self.member.established.remove(entry);
         Verdict::EndSocket
     }
 
     /// The first fragment of a packet has the TCP header: its verdict is the packet's. It may pass an established
     /// connection, but decides nothing: its checksum covers data that is not here yet.
     fn first_fragment(&self, tuple: &Tuple, hash: Hash, segment: &Segment<'_>, frame: &[u8]) -> Verdict {
-        let verdict = match self.established.find(tuple, hash) {
+        let verdict = match self.member.established.find(tuple, hash) {
             _ if segment.flags().syn() => Verdict::Drop(DropReason::FragmentUndecided),
             Some(mut entry) if !entry.syn_seen() => {
-                self.established.touch(&mut entry, self.now);
+                self.member.established.touch(&mut entry, self.now);
                 Verdict::ToHost
             }
             Some(_) => Verdict::Drop(DropReason::FragmentUndecided),
@@ -361,7 +372,7 @@ impl Decider<'_> {
         if verdict == Verdict::ToHost
             && let Some(id) = FragmentId::of(frame, tuple.vip)
         {
-            self.fragments.pass(&id, self.now);
+            self.member.fragments.pass(&id, self.now);
         }
         verdict
     }

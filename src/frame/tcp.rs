@@ -211,6 +211,7 @@ impl<'a> Segment<'a> {
     }
 
     /// The checksum over header and data. Reads all of the data: not for the path of an established connection.
+    #[inline]
     pub fn checksum(&self) -> Checksum {
         if checksum::finish(checksum::sum(self.bytes, self.pseudo_header())) == 0 {
             Checksum::Right
@@ -232,6 +233,18 @@ impl<'a> Segment<'a> {
     fn pseudo_header(&self) -> u64 {
         checksum::pseudo_header(self.source, self.destination, ipv4::TCP, self.bytes.len() as u16)
     }
+}
+
+/// The timestamp echo of a whole TCP header, options included; 0 if it has none. Most stacks place the option where RFC 7323
+/// (appendix A) recommends it.
+#[inline]
+pub(crate) fn echo_among_options(header: &[u8]) -> u32 {
+    if let Some([1, 1, 8, 10, _, _, _, _, a, b, c, d]) = header.get(HEADER..HEADER + 12) {
+        return u32::from_be_bytes([*a, *b, *c, *d]);
+    }
+    let option = options(header).find(|&(at, _)| header[at] == 8);
+    let echo = option.filter(|(_, len)| *len == 10).and_then(|(at, _)| header.get(at + 6..)?.first_chunk());
+    echo.map_or(0, |echo| u32::from_be_bytes(*echo))
 }
 
 /// See [`Segment::may_be_repeated`].
@@ -261,7 +274,18 @@ fn options(header: &[u8]) -> impl Iterator<Item = (usize, usize)> + '_ {
 
 /// Replaces a Fast Open option (kind 34, or the experimental kind 254 with its magic: RFC 7413, 4.1.1) of a SYN by
 /// no-operations, so that the host answers as if it knew none and its data waits for the handshake.
+#[inline]
 pub fn blank_fast_open(frame: &mut [u8]) {
+    const OFFSET: usize = ethernet::HEADER + ipv4::HEADER + 12;
+    let has_no_options = frame
+        .first_chunk::<{ OFFSET + 1 }>()
+        .is_some_and(|head| head[ethernet::HEADER] == 0x45 && head[OFFSET] >> 4 == 5);
+    if !has_no_options {
+        blank_fast_open_among_options(frame);
+    }
+}
+
+fn blank_fast_open_among_options(frame: &mut [u8]) {
     let Ok(packet) = Ipv4::parse(frame) else { return };
     let Ok(segment) = Segment::parse(&packet) else { return };
     let is_fast_open = |at: usize, len: usize| {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{Buffer, Burst, Port};
+use crate::table::prefetch;
 
 /// The most bytes that a frame of a [`MemoryPort`] holds, as of an mbuf with DPDK's default data room.
 pub const CAPACITY: usize = 2048;
@@ -24,6 +25,10 @@ impl MemoryBuffer {
 }
 
 impl Buffer for MemoryBuffer {
+    fn prefetch(&self) {
+        self.bytes.first().inspect(|byte| prefetch(*byte));
+    }
+
     fn bytes(&self) -> &[u8] {
         &self.bytes
     }

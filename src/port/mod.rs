@@ -19,6 +19,9 @@ pub type Burst<B> = ArrayVec<B, BURST>;
 
 /// A buffer that holds one Ethernet frame, without its FCS.
 pub trait Buffer {
+    /// Asks the CPU for the lines that the frame's head is read from.
+    fn prefetch(&self);
+
     /// The frame, from its destination MAC on. Of a frame in several segments, the first.
     fn bytes(&self) -> &[u8];
 

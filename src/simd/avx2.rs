@@ -6,7 +6,7 @@ use std::arch::x86_64::{
     __m128i, __m256i, _mm_loadu_si32, _mm256_add_epi64, _mm256_and_si256, _mm256_broadcastsi128_si256,
     _mm256_castsi256_pd, _mm256_cmpeq_epi64, _mm256_cvtepu8_epi64, _mm256_loadu_si256, _mm256_movemask_pd,
     _mm256_or_si256, _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_shuffle_epi32,
-    _mm256_slli_epi64, _mm256_srli_epi64, _mm256_storeu_si256, _mm256_sub_epi64, _mm256_xor_si256,
+    _mm256_slli_epi64, _mm256_srli_epi64, _mm256_srlv_epi64, _mm256_storeu_si256, _mm256_sub_epi64, _mm256_xor_si256,
 };
 
 use super::{LANES, Line, Simd};
@@ -30,6 +30,10 @@ type Pair = [__m256i; 2];
 // SAFETY: both are 16 bytes.
 pub(super) const OPPOSITE: __m128i =
     unsafe { std::mem::transmute([3u8, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12]) };
+
+/// The same for words, each turned to the left by two bytes.
+// SAFETY: as above.
+const TWO_BYTES_ON: __m128i = unsafe { std::mem::transmute([6u8, 7, 0, 1, 2, 3, 4, 5, 14, 15, 8, 9, 10, 11, 12, 13]) };
 
 /// Both halves of eight words, one after the other.
 ///
@@ -55,6 +59,8 @@ macro_rules! both {
 
 impl Simd for Avx2 {
     type Lanes = Pair;
+
+    const AVX2: bool = true;
 
     #[inline(always)]
     fn load(self, words: &[u64; LANES]) -> Pair {
@@ -107,6 +113,9 @@ impl Simd for Avx2 {
         if BY == 32 {
             return both!(half => _mm256_shuffle_epi32::<0b10_11_00_01>(a[half]));
         }
+        if BY == 16 {
+            return both!(half => _mm256_shuffle_epi8(a[half], _mm256_broadcastsi128_si256(TWO_BYTES_ON)));
+        }
         self.or(self.shl::<BY>(a), self.shr::<REST>(a))
     }
 
@@ -118,6 +127,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn shr<const BY: i32>(self, a: Pair) -> Pair {
         both!(half => _mm256_srli_epi64::<BY>(a[half]))
+    }
+
+    #[inline(always)]
+    fn shr_each(self, a: Pair, by: Pair) -> Pair {
+        both!(half => _mm256_srlv_epi64(a[half], by[half]))
     }
 
     #[inline(always)]
@@ -139,6 +153,16 @@ impl Simd for Avx2 {
         // SAFETY: the CPU has AVX2, and it is a line.
         let lanes = unsafe { load_line(std::ptr::from_ref(line).cast()) };
         self.zeros(self.xor(self.and(lanes, self.splat(mask)), self.splat(value))) as u32 & L::WORDS
+    }
+
+    #[inline(always)]
+    fn equal_of_first_four<L: Line>(self, line: &L, value: u64) -> u32 {
+        // SAFETY: the CPU has AVX2, and it is a line.
+        unsafe {
+            let words = load_half_line(std::ptr::from_ref(line).cast());
+            let equal = _mm256_cmpeq_epi64(words, _mm256_set1_epi64x(value as i64));
+            _mm256_movemask_pd(_mm256_castsi256_pd(equal)) as u32
+        }
     }
 }
 
@@ -162,4 +186,24 @@ unsafe fn load_line(line: *const __m256i) -> Pair {
         );
     }
     [low, high]
+}
+
+/// The first half of such a line.
+///
+/// # Safety
+/// The CPU has AVX2; there are 32 bytes at `line`, aligned to as many.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn load_half_line(line: *const __m256i) -> __m256i {
+    let words;
+    // SAFETY: reads these bytes and nothing else.
+    unsafe {
+        asm!(
+            "vmovdqa {words}, [{line}]",
+            line = in(reg) line,
+            words = out(ymm_reg) words,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    words
 }

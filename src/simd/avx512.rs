@@ -2,12 +2,13 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m512i, _mm_loadl_epi64, _mm512_add_epi64, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cvtepu8_epi64,
-    _mm512_loadu_si512, _mm512_or_si512, _mm512_rol_epi64, _mm512_set1_epi64, _mm512_shuffle_epi8, _mm512_sllv_epi64,
-    _mm512_srlv_epi64, _mm512_storeu_si512, _mm512_sub_epi64, _mm512_testn_epi64_mask, _mm512_xor_si512,
+    __m512i, _mm_loadl_epi64, _mm256_cmpeq_epi64_mask, _mm256_set1_epi64x, _mm512_add_epi64, _mm512_and_si512,
+    _mm512_broadcast_i32x4, _mm512_cvtepu8_epi64, _mm512_loadu_si512, _mm512_or_si512, _mm512_rol_epi64,
+    _mm512_set1_epi64, _mm512_shuffle_epi8, _mm512_sllv_epi64, _mm512_srlv_epi64, _mm512_storeu_si512,
+    _mm512_sub_epi64, _mm512_testn_epi64_mask, _mm512_xor_si512,
 };
 
-use super::avx2::{Avx2, OPPOSITE};
+use super::avx2::{Avx2, OPPOSITE, load_half_line};
 use super::{LANES, Line, Simd};
 
 /// The CPU has what x86-64-v4 has.
@@ -34,6 +35,8 @@ macro_rules! only_with_a_token {
 
 impl Simd for Avx512 {
     type Lanes = __m512i;
+
+    const AVX2: bool = true;
 
     #[inline(always)]
     fn load(self, words: &[u64; LANES]) -> __m512i {
@@ -98,6 +101,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn shr_each(self, a: __m512i, by: __m512i) -> __m512i {
+        only_with_a_token!(_mm512_srlv_epi64(a, by))
+    }
+
+    #[inline(always)]
     fn swap_bytes_of_halves(self, a: __m512i) -> __m512i {
         only_with_a_token!(_mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(OPPOSITE)))
     }
@@ -112,6 +120,15 @@ impl Simd for Avx512 {
         // SAFETY: the CPU has AVX-512, and it is a line.
         let lanes = unsafe { load_line(std::ptr::from_ref(line).cast()) };
         self.zeros(self.xor(self.and(lanes, self.splat(mask)), self.splat(value))) as u32 & L::WORDS
+    }
+
+    #[inline(always)]
+    fn equal_of_first_four<L: Line>(self, line: &L, value: u64) -> u32 {
+        // SAFETY: the CPU has AVX-512, which includes AVX2, and it is a line.
+        unsafe {
+            let words = load_half_line(std::ptr::from_ref(line).cast());
+            _mm256_cmpeq_epi64_mask(words, _mm256_set1_epi64x(value as i64)).into()
+        }
     }
 }
 

@@ -111,6 +111,9 @@ pub trait Simd: Copy {
     /// Eight words.
     type Lanes: Copy;
 
+    /// Whether the CPU has AVX2.
+    const AVX2: bool = false;
+
     /// From memory.
     fn load(self, words: &[u64; LANES]) -> Self::Lanes;
     /// To memory.
@@ -135,6 +138,8 @@ pub trait Simd: Copy {
     fn shl<const BY: i32>(self, a: Self::Lanes) -> Self::Lanes;
     /// To the right, by `BY` bits.
     fn shr<const BY: i32>(self, a: Self::Lanes) -> Self::Lanes;
+    /// To the right, each by as many bits as its lane of `by` says, at most 63.
+    fn shr_each(self, a: Self::Lanes, by: Self::Lanes) -> Self::Lanes;
     /// The bytes of each half of each word in the opposite order.
     fn swap_bytes_of_halves(self, a: Self::Lanes) -> Self::Lanes;
     /// Which lanes are zero, as bits.
@@ -146,6 +151,8 @@ pub trait Simd: Copy {
     /// promise as much of 16 bytes alone. Where it were two, a tuple that is entered twice at that very instant, by two
     /// workers, could be missed in both places, once: its sender repeats itself.
     fn equal<L: Line>(self, line: &L, mask: u64, value: u64) -> u32;
+    /// The same for the first four words of a line, all of them.
+    fn equal_of_first_four<L: Line>(self, line: &L, value: u64) -> u32;
 }
 
 #[cfg(test)]
@@ -193,9 +200,11 @@ mod tests {
             simd.add(x, y),
             simd.sub(x, y),
             simd.rotate::<13, 51>(x),
+            simd.rotate::<16, 48>(x),
             simd.rotate::<32, 32>(x),
             simd.shl::<16>(x),
             simd.shr::<48>(x),
+            simd.shr_each(x, simd.and(y, simd.splat(63))),
             simd.swap_bytes_of_halves(x),
         ];
         let mut words: Vec<_> = lanes
@@ -209,7 +218,17 @@ mod tests {
         let line = |words: &[u64; LANES]| words.map(AtomicU64::new);
         let (mask, value) = (0xff00, b[0] & 0xff00);
         let equal = [simd.equal(&Five(line(a)), mask, value), simd.equal(&Eight(line(a)), mask, value)];
-        words.push([simd.zeros(x), simd.zeros(simd.sub(x, x)), equal[0].into(), equal[1].into(), 0, 0, 0, 0]);
+        let first_four = simd.equal_of_first_four(&Five(line(a)), b[0]);
+        words.push([
+            simd.zeros(x),
+            simd.zeros(simd.sub(x, x)),
+            equal[0].into(),
+            equal[1].into(),
+            first_four.into(),
+            0,
+            0,
+            0,
+        ]);
         words
     }
 
@@ -232,7 +251,7 @@ mod tests {
             }
             prop_assert_eq!(said[5][2], a[2].wrapping_add(b[2]));
             let found = Five(a.map(AtomicU64::new)).words().iter().filter(|w| (w.load(Ordering::Relaxed) ^ b[0]) & 0xff00 == 0).count();
-            prop_assert_eq!(said[12][2].count_ones() as usize, found);
+            prop_assert_eq!(said[14][2].count_ones() as usize, found);
         }
     }
 }

@@ -76,6 +76,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn shr_each(self, a: Self::Lanes, by: Self::Lanes) -> Self::Lanes {
+        both(a, by, |word, by| word >> (by & 63))
+    }
+
+    #[inline(always)]
     fn swap_bytes_of_halves(self, a: Self::Lanes) -> Self::Lanes {
         a.map(|word| word.swap_bytes().rotate_left(32))
     }
@@ -90,5 +95,10 @@ impl Simd for Portable {
         let equal = |word: u64| u32::from(word & mask == value);
         // Acquire: see `Line`.
         line.words().iter().enumerate().fold(0, |set, (at, word)| set | equal(word.load(Ordering::Acquire)) << at)
+    }
+
+    #[inline(always)]
+    fn equal_of_first_four<L: Line>(self, line: &L, value: u64) -> u32 {
+        self.equal(line, u64::MAX, value) & 0xf
     }
 }

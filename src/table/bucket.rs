@@ -1,9 +1,8 @@
 //! A bucket of [`Established`](super::Established): one cache line, the unit that a look-up reads.
 
-use super::VipIndex;
 use super::entry::Word;
 use super::hash::Hash;
-use crate::simd::{Line, Simd};
+use crate::simd::Line;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Slots of a bucket: as many as fit a cache line.
@@ -19,24 +18,11 @@ pub(super) const SLOTS: usize = 5;
 pub(super) struct Bucket {
     pub keys: [AtomicU64; SLOTS],
     pub words: [AtomicU32; SLOTS],
-    passed: AtomicU32,
+    pub passed: AtomicU32,
 }
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Bucket>() == 64);
-
-/// See [`Bucket::first_look`].
-pub(super) struct Look {
-    /// Of the entry, if it is here.
-    pub slot: usize,
-    pub word: Word,
-    /// The tuple's entry is here.
-    pub here: bool,
-    /// And it is live, no SYN was seen, and a segment was on this tick.
-    pub fresh: bool,
-    /// If it is not here: it may be elsewhere, or the slot is changing. A proper look will tell.
-    pub elsewhere: bool,
-}
 
 // SAFETY: asserted above; the keys come first. (Under loom, where it is not so, words are read one by one.)
 #[allow(unsafe_code)]
@@ -59,22 +45,6 @@ impl Bucket {
             candidates |= u32::from(other.load(Ordering::Acquire) == key) << slot;
         }
         candidates
-    }
-
-    /// Whether the tuple's entry is here, where and as what. Without a branch.
-    #[inline(always)]
-    pub fn first_look<S: Simd>(&self, simd: S, key: u64, vip: VipIndex, hash: Hash, ticks: Word) -> Look {
-        let candidates = simd.equal(self, u64::MAX, key);
-        // With none, the last: its key will be another.
-        let slot = (candidates | 1 << (SLOTS - 1)).trailing_zeros() as usize;
-        // In this order, and Acquire, as in `read`.
-        let word = Word::from_bits(self.words[slot].load(Ordering::Acquire));
-        let other_key = self.keys[slot].load(Ordering::Acquire) ^ key;
-        let again = Word::from_bits(self.words[slot].load(Ordering::Acquire));
-        // One comparison at the end: of conditions joined one by one the compiler makes branches.
-        let mismatch = other_key | u64::from(word.differs(again, vip));
-        let elsewhere = (candidates | self.passed_bits(hash)) != 0;
-        Look { slot, word, here: mismatch == 0, fresh: word.is_not_fresh(ticks) == 0, elsewhere }
     }
 
     /// A slot's key and word, if it holds an entry, and both of the same.

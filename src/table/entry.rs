@@ -5,10 +5,10 @@
 //! | 0–1 | 0 empty, 1 busy (being entered), 2 live, 3 live and only a `TIME_WAIT` is left in the kernel, if anything |
 //! | 2 | a SYN was seen for the tuple |
 //! | 3–10 | the VIP |
-//! | 11–21 | when a segment was last seen: ticks of 4 s, modulo 2,048, which is 2 h 16 min |
+//! | 11–21 | when a segment was last seen: ticks of 16 s, modulo 2,048, which is 9 h 6 min |
 //! | 22–31 | generation: plus one, modulo 1,024, when an entry begins or is confirmed again |
 //!
-//! What the wrap-arounds mean. *Last seen*: an entry idle for 2 h 16 min looks fresh again, so its idleness must be
+//! What the wrap-arounds mean. *Last seen*: an entry idle for 9 h 6 min looks fresh again, so its idleness must be
 //! looked at, and the entry touched or removed, more often than that; overlooked once, it is found a round later.
 //! *Generation*: an observation is mistaken for the present only if exactly a multiple of 1,024 beginnings of the same
 //! VIP happened in this one slot since, and the last segment fell on the same tick: within the millisecond that a
@@ -36,9 +36,6 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What an array is filled with before there is anything in it. Not to be worked with.
-    pub const NONE: Entry = Entry { slot: 0, word: Word(0) };
-
     /// What the kernel had for it.
     #[inline]
     pub fn state(self) -> State {
@@ -62,8 +59,10 @@ impl Entry {
     }
 }
 
-/// The step of the coarse clock.
-pub const TICK: Duration = Duration::from_secs(4);
+/// The step of the coarse clock. A busy connection's line is written once in each: a locked instruction, and a line that goes
+/// back to memory, so not too often; it tells which entries are worth a question to the kernel after a minute, so not too
+/// seldom.
+pub const TICK: Duration = Duration::from_secs(16);
 
 const STATE: u32 = 0b11;
 const BUSY: u32 = 1;
@@ -111,27 +110,26 @@ impl Word {
         later.is_live() && (self.0 ^ later.0) >> GENERATION_SHIFT == 0
     }
 
-    /// Zero if this is a live entry of the VIP and `later`, read from the same slot, still is that entry.
-    #[inline(always)]
-    pub fn differs(self, later: Word, vip: VipIndex) -> u32 {
-        const SAME: u32 = LIVE | u32::MAX << GENERATION_SHIFT;
-        (self.0 ^ Word::of_vip(vip)) & (LIVE | VIP) | (self.0 ^ later.0) & SAME
-    }
+    /// What says that a socket or a `TIME_WAIT` is there.
+    pub const LIVE: u64 = LIVE as u64;
+    /// Where the VIP is.
+    pub const VIP_SHIFT: i32 = VIP_SHIFT as i32;
+    /// Its bits.
+    pub const VIP: u64 = VIP as u64;
+    /// The generation's bits.
+    pub const GENERATION: u64 = (u32::MAX << GENERATION_SHIFT) as u64;
+    /// What makes an entry fresh: see [`Word::fresh`].
+    pub const FRESH: u64 = (STATE | SYN_SEEN | LAST_SEEN_MASK << LAST_SEEN_SHIFT) as u64;
 
     /// A word with nothing but the tick that a segment seen now falls on.
     pub fn of_tick(now: Time) -> Word {
         Word(ticks(now) << LAST_SEEN_SHIFT)
     }
 
-    /// Zero if this says that a socket is there, no SYN was seen, and a segment was on the tick of `ticks`.
-    #[inline(always)]
-    pub fn is_not_fresh(self, ticks: Word) -> u32 {
-        (self.0 ^ ticks.0 ^ LIVE) & (STATE | SYN_SEEN | LAST_SEEN_MASK << LAST_SEEN_SHIFT)
-    }
-
-    #[inline(always)]
-    fn of_vip(vip: VipIndex) -> u32 {
-        LIVE | u32::from(vip) << VIP_SHIFT
+    /// With this one's tick, what the bits [`FRESH`](Word::FRESH) are where a socket is there, no SYN was seen, and a segment
+    /// was on the tick.
+    pub fn fresh(self) -> u64 {
+        u64::from(self.0 | LIVE)
     }
 
     /// An empty slot's word that keeps the generation.

@@ -5,6 +5,7 @@ use crossbeam::utils::CachePadded;
 use super::bucket::{Bucket, SLOTS};
 use super::entry::{Entry, State, Word};
 use super::hash::{Hash, Hasher};
+use super::look::Entries;
 use super::memory::{Region, TableError, prefetch};
 use super::tuple::{MAX_VIPS, Tuple, Tuples, VipIndex};
 use crate::bits::{all, bits};
@@ -50,8 +51,8 @@ impl Cursor {
     }
 }
 
-/// Which of a burst were found, bit by bit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a burst's look-ups, group by group, have found: in the sets a tuple is a bit.
+#[derive(Clone, Copy, Debug)]
 pub struct Found {
     /// Those that have an entry.
     pub found: u64,
@@ -60,6 +61,16 @@ pub struct Found {
     pub fresh: u64,
     /// Those that need a second look.
     again: u64,
+    count: usize,
+    ticks: Word,
+}
+
+impl Found {
+    /// None yet, of a burst of `count` tuples at `now`.
+    #[inline(always)]
+    pub fn none(count: usize, now: Time) -> Found {
+        Found { found: 0, fresh: 0, again: 0, count, ticks: Word::of_tick(now) }
+    }
 }
 
 /// The table of established connections.
@@ -115,77 +126,71 @@ impl Established {
         self.probe(tuple, hash).next()
     }
 
-    /// Hashes eight tuples of a burst, from place `first` on, and asks for the lines that
-    /// [`look_up_burst`](Established::look_up_burst) will read. Memory is slow to answer and can be asked much at a time: best
-    /// is to ask for all of a burst before the first look.
+    /// Hashes eight tuples of a burst, from place `first` on, and asks for the lines that [`look`](Established::look) will
+    /// read. Memory is slow to answer, can be asked for several lines at a time, and has others to serve only while it is asked:
+    /// best is to ask for some groups ahead of the one that is looked at, all through a burst.
     #[inline(always)]
     pub fn ask<S: Simd>(&self, simd: S, tuples: &Tuples, first: usize, hashes: &mut [Hash; BURST]) {
         self.hasher.hash_group(simd, tuples, first, hashes);
         hashes[first..].iter().take(LANES).for_each(|hash| self.prefetch(*hash));
     }
 
-    /// The entries of the first `count` tuples of a burst, whose hashes these are: `entries[i]` is that of tuple `i` where the
-    /// answer's bit `i` says so.
-    ///
-    /// Whether a tuple is found makes no difference to the way through the code, so a mix of hits and misses mispredicts
-    /// nothing. The few that need a second look, mostly at a second line, get it at the end, when that line has come too.
+    /// Reads what a first look at eight tuples of a burst takes, from place `first` on, whose hashes these are.
     #[inline(always)]
-    pub fn look_up_burst<S: Simd>(
+    pub fn look<S: Simd>(
         &self,
         simd: S,
         tuples: &Tuples,
-        count: usize,
-        hashes: &[Hash; BURST],
-        entries: &mut [Entry; BURST],
-        now: Time,
-    ) -> Found {
-        let (mut looks, ticks, count) = (Found::default(), Word::of_tick(now), count.min(BURST));
-        for first in (0..count).step_by(LANES) {
-            self.look_at_group(simd, first, count, tuples, hashes, entries, ticks, &mut looks);
-        }
-        looks.again &= all(count);
-        looks.fresh &= looks.found;
-        for index in bits(looks.again) {
-            if let Some(entry) = self.find(&tuples.get(index), hashes[index]) {
-                entries[index] = entry;
-                looks.found |= 1 << index;
-            }
-        }
-        looks
-    }
-
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments)] // A loop's body.
-    fn look_at_group<S: Simd>(
-        &self,
-        simd: S,
         first: usize,
-        count: usize,
-        tuples: &Tuples,
         hashes: &[Hash; BURST],
-        entries: &mut [Entry; BURST],
-        ticks: Word,
-        looks: &mut Found,
+        entries: &mut Entries,
+        found: &Found,
     ) {
-        let (mut found, mut fresh, mut elsewhere) = (0u64, 0u64, 0u64);
         // What lies beyond `count` is looked at as well: nobody asks what came of it, and a loop of a known length is
         // the faster one. Not so under loom, which tries each look in each order.
-        let group_len = if cfg!(loom) { LANES.min(count - first) } else { LANES };
-        for within in (0..group_len).rev() {
-            let index = (first + within) % BURST;
-            let (home, bucket) = self.buckets.home(hashes[index]);
-            let look = bucket.first_look(simd, tuples.keys[index], tuples.vips[index], hashes[index], ticks);
-            entries[index] = Entry { slot: (home * SLOTS + look.slot) as u32, word: look.word };
-            found = found << 1 | u64::from(look.here);
-            fresh = fresh << 1 | u64::from(look.fresh);
-            elsewhere = elsewhere << 1 | u64::from(look.elsewhere);
+        let group_len = if cfg!(loom) { LANES.min(found.count - first) } else { LANES };
+        for lane in 0..group_len {
+            let place = (first + lane) % BURST;
+            entries.read(simd, place, self.buckets.home(hashes[place]), tuples.keys[place]);
         }
-        for within in bits(elsewhere & !found) {
-            prefetch(&self.buckets[self.after(self.home(hashes[first + within]))]);
+    }
+
+    /// What the looks at these eight have found: the entry at place `i` is that of tuple `i` where `found` says so. Best
+    /// some time after [`look`](Established::look): words that have just been stored one by one cannot be loaded as eight yet.
+    ///
+    /// The few that need a second look, mostly at a second line, get it [at the end](Established::look_again), when that line
+    /// has come too.
+    #[inline(always)]
+    pub fn judge<S: Simd>(
+        &self,
+        simd: S,
+        tuples: &Tuples,
+        first: usize,
+        hashes: &[Hash; BURST],
+        entries: &Entries,
+        found: &mut Found,
+    ) {
+        let (Some(vips), Some(group)) = (tuples.vips[first..].first_chunk(), hashes[first..].first_chunk()) else {
+            return;
+        };
+        let looks = entries.judge(simd, first, vips, group, found.ticks);
+        for lane in bits(looks.elsewhere) {
+            prefetch(&self.buckets[self.after(self.home(group[lane]))]);
         }
-        looks.found |= found << first;
-        looks.fresh |= fresh << first;
-        looks.again |= (elsewhere & !found) << first;
+        found.found |= looks.here << first;
+        found.fresh |= looks.fresh << first;
+        found.again |= looks.elsewhere << first;
+    }
+
+    /// The second looks that a burst's tuples need.
+    #[inline(always)]
+    pub fn look_again(&self, tuples: &Tuples, hashes: &[Hash; BURST], entries: &mut Entries, found: &mut Found) {
+        for index in bits(found.again & all(found.count)) {
+            if let Some(entry) = self.find(&tuples.get(index), hashes[index]) {
+                entries.set(index, entry);
+                found.found |= 1 << index;
+            }
+        }
     }
 
     /// Enters a connection, or, if it is there already, confirms it in place: a new generation, no SYN seen.
@@ -283,6 +288,7 @@ impl Established {
     }
 
     /// How many connections there are.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed).min(self.capacity) as usize
     }
@@ -293,6 +299,7 @@ impl Established {
     }
 
     /// How many connections there can be.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.capacity as usize
     }

@@ -11,7 +11,7 @@ use super::record::{ANSWERS, Answer, AnswerWords, Header, Record, Remembered, St
 use super::tuple::{MAX_VIPS, Tuple};
 use crate::config::checked::HugePages;
 use crate::simd::Simd;
-use crate::sync::{AtomicU64, Ordering, fence, store_and_fence};
+use crate::sync::{AtomicU8, AtomicU64, Ordering, fence, store_and_fence};
 use crate::time::Time;
 
 /// The most records of one tuple: a client that uses its port again, and spoofers who know it.
@@ -38,12 +38,68 @@ struct Body {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Body>() == 64);
 
+/// Eight records: nine cache lines, so that header and body of one mostly lie on the same page. Where a page is small, or the
+/// hypervisor's are, that spares each SYN a look at the page tables, which it would have to wait for.
+#[repr(C)]
+#[derive(Default)]
+struct Bucket {
+    headers: Headers,
+    bodies: [Body; SLOTS],
+}
+
 /// The ring of handshakes.
 pub struct Handshakes {
-    headers: Region<Headers>,
-    /// Of each bucket, by slots in the order of bits, a byte of its last record's tuple's hash.
-    tags: Region<AtomicU64>,
-    bodies: Region<Body>,
+    buckets: Region<Bucket>,
+    tags: Region<Tags>,
+}
+
+/// Of each slot of a bucket a byte of its last record's tuple's hash: [`short_tag`].
+#[repr(C, align(8))]
+#[derive(Default)]
+struct Tags([AtomicU8; SLOTS]);
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Tags>() == 8);
+
+impl Tags {
+    /// All of them, the first the lowest.
+    #[inline(always)]
+    fn word(&self) -> u64 {
+        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        #[allow(unsafe_code)]
+        {
+            let word;
+            // SAFETY: reads these eight bytes, which are aligned to as many, and nothing else. In assembly, since to the
+            // compiler to read as one what others write byte by byte is a race.
+            unsafe {
+                std::arch::asm!(
+                    "mov {word}, qword ptr [{tags}]",
+                    tags = in(reg) self,
+                    word = out(reg) word,
+                    options(nostack, preserves_flags, readonly),
+                );
+            }
+            word
+        }
+        // Relaxed: who answers a SYN that we have remembered does so long after.
+        #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+        u64::from_le_bytes(std::array::from_fn(|slot| self.0[slot].load(Ordering::Relaxed)))
+    }
+}
+
+/// What a look at a bucket has told of a SYN that is to be remembered some time after.
+#[derive(Clone, Copy)]
+pub struct Outlook {
+    /// Whose place it takes.
+    slot: u32,
+    victim: Header,
+    /// No record has its tag, and there is a victim.
+    new: bool,
+}
+
+impl Outlook {
+    /// What an array is filled with before there is anything in it.
+    pub const NONE: Outlook = Outlook { slot: 0, victim: Header::from_bits(0), new: false };
 }
 
 /// A byte of a hash, of bits that its tag has as well. Not zero, as the byte of a slot without a record is.
@@ -112,32 +168,65 @@ impl Handshakes {
             return Err(TableError::Size { asked: records, most: RECORDS_MAX });
         }
         let buckets = records.div_ceil(SLOTS);
-        Ok(Handshakes {
-            headers: Region::new(buckets, huge_pages)?,
-            tags: Region::new(buckets, huge_pages)?,
-            bodies: Region::new(buckets * SLOTS, huge_pages)?,
-        })
+        Ok(Handshakes { buckets: Region::new(buckets, huge_pages)?, tags: Region::new(buckets, huge_pages)? })
     }
 
     /// How many records there is room for.
     pub fn capacity(&self) -> usize {
-        self.bodies.len()
+        self.buckets.len() * SLOTS
     }
 
     /// Asks the CPU for the line that every call with this hash reads first.
     #[inline]
     pub fn prefetch(&self, hash: Hash) {
-        prefetch(&self.headers[self.bucket(hash)]);
+        prefetch(&self.home(hash).headers);
     }
 
-    /// Asks the CPU for the line that [`remember`](Handshakes::remember) will most likely write, or a call for a tuple
-    /// that has a record will read. Worth it some time after [`prefetch`](Handshakes::prefetch), as it needs that line.
-    #[inline]
-    pub fn prefetch_record(&self, hash: Hash, now: Time) {
-        let (first, look) = self.look(hash, now);
+    /// A look ahead of what is to be done with a tuple of this hash: asks the CPU for the lines that
+    /// [`remember_foreseen`](Handshakes::remember_foreseen) will most likely write, or a call for a tuple that has a record
+    /// will read. Worth it some time after [`prefetch`](Handshakes::prefetch), as it needs that line.
+    #[inline(always)]
+    pub fn foresee<S: Simd>(&self, simd: S, hash: Hash, now: Time) -> Outlook {
+        let (number, bucket) = self.buckets.home(hash.swapped());
+        let look = bucket.headers.look_by(simd, Header::tag(hash), now.as_millis() as u32);
         // The first of those that have the tag, else the victim.
         let candidate = (look.candidates | 1 << SLOTS).trailing_zeros() as usize;
-        prefetch(&self.bodies[first + if candidate == SLOTS { look.likely_victim() } else { candidate }]);
+        let within = if candidate == SLOTS { look.likely_victim() } else { candidate };
+        prefetch(&bucket.bodies[within % SLOTS]);
+        prefetch(&self.tags[number]);
+        let victim = Header::from_bits(bucket.headers.0[within % SLOTS].load(Ordering::Relaxed));
+        Outlook { slot: (number * SLOTS + within) as u32, victim, new: look.candidates == 0 && look.victim().is_some() }
+    }
+
+    /// [`remember`](Handshakes::remember) of what was foreseen some time ago: if the bucket still is as it was, and the tuple
+    /// has no record, as nearly always, the record is written without another look for its place.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)] // Those of `remember`, and two that make it faster.
+    pub fn remember_foreseen<S: Simd>(
+        &self,
+        simd: S,
+        outlook: Outlook,
+        tuple: &Tuple,
+        hash: Hash,
+        client_isn: u32,
+        admitted: bool,
+        now: Time,
+    ) -> Remembered {
+        let Outlook { slot, victim, new } = outlook;
+        let slot = slot as usize;
+        let identity = Identity::new(tuple, client_isn);
+        // The victim's header is exchanged only if it is the same. With the tag it would be no victim: another thread may have
+        // begun a record of this very SYN meanwhile.
+        if new
+            && !self.most_likely_has(simd, hash)
+            && let Some(header) = self.write(slot, victim, identity, hash, Stage::of(admitted), now)
+        {
+            let others = simd.equal(&self.buckets[slot / SLOTS].headers, Header::TAG, Header::tag(hash));
+            if others & !(1 << (slot % SLOTS)) == 0 || self.stays_among_candidates(hash, slot, header, identity, now) {
+                return Remembered::New;
+            }
+        }
+        self.remember(tuple, hash, client_isn, admitted, now)
     }
 
     /// Remembers a SYN, or sees again one that is remembered. `admitted`: it goes to our host. A record that was merely
@@ -149,10 +238,10 @@ impl Handshakes {
     /// Two workers may remember one SYN at the same time. As in [`Established`](super::Established), each looks again
     /// after a fence, and one record goes: the one that our host has not answered, else the one in the
     /// earlier slot, so that who finds it gone comes to the other later.
-    #[inline]
+    #[cold]
     pub fn remember(&self, tuple: &Tuple, hash: Hash, client_isn: u32, admitted: bool, now: Time) -> Remembered {
         let identity = Identity::new(tuple, client_isn);
-        let stage = if admitted { Stage::Admitted } else { Stage::Seen };
+        let stage = Stage::of(admitted);
         for _ in 0..ATTEMPTS {
             let (slot, victim) = match self.place(hash, identity, now) {
                 Place::Take(slot, victim) => (slot, victim),
@@ -166,8 +255,7 @@ impl Handshakes {
                 continue;
             };
             if self.stays(hash, slot, header, identity, now) {
-                let (slot, age, answers) = (slot as u32, Duration::ZERO, ArrayVec::new());
-                return Remembered::New(Record { slot, header, client_isn, stage, age, answers });
+                return Remembered::New;
             }
         }
         Remembered::Crowded
@@ -184,9 +272,7 @@ impl Handshakes {
     #[inline(always)]
     pub fn may_have(&self, hash: Hash) -> bool {
         const ONES: u64 = u64::MAX / 0xff;
-        // Relaxed: who answers a SYN that we have remembered does so long after.
-        let differences =
-            self.tags.home(hash.swapped()).1.load(Ordering::Relaxed) ^ (ONES * u64::from(short_tag(hash)));
+        let differences = self.tags.home(hash.swapped()).1.word() ^ (ONES * u64::from(short_tag(hash)));
         // A byte is zero, or a higher one than that (Mycroft).
         differences.wrapping_sub(ONES) & !differences & ONES << 7 != 0
     }
@@ -194,14 +280,14 @@ impl Handshakes {
     /// The same by one line of the table itself, wrong once in 500 times.
     #[inline(always)]
     pub fn most_likely_has<S: Simd>(&self, simd: S, hash: Hash) -> bool {
-        simd.equal(self.headers.home(hash.swapped()).1, Header::TAG, Header::tag(hash)) != 0
+        simd.equal(&self.home(hash).headers, Header::TAG, Header::tag(hash)) != 0
     }
 
     /// The tuple's records, newest first.
     #[inline]
     pub fn find(&self, tuple: &Tuple, hash: Hash, now: Time) -> ArrayVec<Record, RECORDS_PER_TUPLE> {
         // Nearly every segment of a connection that is not ours ends here, after one line.
-        if self.headers[self.bucket(hash)].candidates(Header::tag(hash)) == 0 {
+        if self.home(hash).headers.candidates(Header::tag(hash)) == 0 {
             return ArrayVec::new();
         }
         self.find_among_candidates(tuple, hash, now)
@@ -223,7 +309,7 @@ impl Handshakes {
     pub fn answer(&self, tuple: &Tuple, hash: Hash, client_isn: u32, answer: Answer, now: Time) -> Option<Stage> {
         let identity = Identity::new(tuple, client_isn);
         let found = self.sightings(hash, now).find(|sighting| sighting.identity == identity)?;
-        let body = &self.bodies[found.slot];
+        let body = self.body(found.slot);
         let mut words = found.answers;
         // A turn after the first: another answer to the same SYN came between.
         while let Some((index, word)) = words.place(found.header, answer) {
@@ -252,7 +338,7 @@ impl Handshakes {
     /// Adds the pending handshakes of each VIP to `pending`, and empties records that are out of date. Reads all
     /// headers: for the control thread, now and then.
     pub fn tally(&self, now: Time, pending: &mut [usize; MAX_VIPS]) {
-        for slot in 0..self.bodies.len() {
+        for slot in 0..self.capacity() {
             let header = self.header(slot);
             match header.stage() {
                 Some(_) if header.age(now).is_none() => {
@@ -272,20 +358,25 @@ impl Handshakes {
     }
 
     #[inline]
-    fn bucket(&self, hash: Hash) -> usize {
-        hash.swapped().spread(self.headers.len())
+    fn home(&self, hash: Hash) -> &Bucket {
+        self.buckets.home(hash.swapped()).1
     }
 
     /// One look at a bucket: its first slot, and what its headers tell.
     #[inline]
     fn look(&self, hash: Hash, now: Time) -> (usize, Look) {
-        let bucket = self.bucket(hash);
-        (bucket * SLOTS, self.headers[bucket].look(Header::tag(hash), now.as_millis() as u32))
+        let (number, bucket) = self.buckets.home(hash.swapped());
+        (number * SLOTS, bucket.headers.look(Header::tag(hash), now.as_millis() as u32))
     }
 
     #[inline]
     fn atomic(&self, slot: usize) -> &AtomicU64 {
-        &self.headers[slot / SLOTS].0[slot % SLOTS]
+        &self.buckets[slot / SLOTS].headers.0[slot % SLOTS]
+    }
+
+    #[inline]
+    fn body(&self, slot: usize) -> &Body {
+        &self.buckets[slot / SLOTS].bodies[slot % SLOTS]
     }
 
     #[inline]
@@ -297,14 +388,14 @@ impl Handshakes {
     /// The bucket's records with the hash's tag that are not out of date, in the order of slots.
     #[inline]
     fn sightings(&self, hash: Hash, now: Time) -> Sightings<'_> {
-        let (bucket, tag) = (self.bucket(hash), Header::tag(hash));
-        Sightings { ring: self, bucket, tag, now, candidates: self.headers[bucket].candidates(tag) }
+        let ((number, bucket), tag) = (self.buckets.home(hash.swapped()), Header::tag(hash));
+        Sightings { ring: self, bucket: number, tag, now, candidates: bucket.headers.candidates(tag) }
     }
 
     /// The body of a slot if it is, as a whole, of this header's record.
     #[inline]
     fn read(&self, slot: usize, header: Header) -> Option<(Identity, AnswerWords)> {
-        let body = &self.bodies[slot];
+        let body = self.body(slot);
         let identity = Identity { key: body.key.load(Ordering::Relaxed), rest: body.rest.load(Ordering::Relaxed) };
         let answers = body.answers();
         // Acquire: if any word above is of a later record, the header below is of that record too (its writer has a
@@ -370,17 +461,15 @@ impl Handshakes {
         taken.ok()?;
         // Release: who reads a word below sees the header busy at least; pairs with the fence in `read`.
         fence(Ordering::Release);
-        let body = &self.bodies[slot];
+        let body = self.body(slot);
         body.key.store(identity.key, Ordering::Relaxed);
         body.rest.store(identity.rest, Ordering::Relaxed);
         // An old answer's generation would come round again.
         for answer in &body.answers {
             answer.store(0, Ordering::Relaxed);
         }
-        // Relaxed, both: nobody else changes this byte while the header is busy, and it is published by that.
-        let (tags, shift) = (&self.tags[slot / SLOTS], slot % SLOTS * 8);
-        let last = tags.load(Ordering::Relaxed) >> shift & 0xff;
-        tags.fetch_xor((last ^ u64::from(short_tag(hash))) << shift, Ordering::Relaxed);
+        // Relaxed: nobody else writes this byte while the header is busy, and it is published by that.
+        self.tags[slot / SLOTS].0[slot % SLOTS].store(short_tag(hash), Ordering::Relaxed);
         let header = busy.record(Header::tag(hash), stage, now);
         // The store is a Release: who acquires the header sees the body. Nobody else writes a busy header. The fence: of two
         // threads that publish the same and then look, at least one sees both.
@@ -391,7 +480,7 @@ impl Handshakes {
     /// Settles with other records of the same SYN whether ours, just written, stays.
     #[inline]
     fn stays(&self, hash: Hash, slot: usize, written: Header, identity: Identity, now: Time) -> bool {
-        let others = self.headers[self.bucket(hash)].candidates(Header::tag(hash)) & !(1 << (slot % SLOTS));
+        let others = self.home(hash).headers.candidates(Header::tag(hash)) & !(1 << (slot % SLOTS));
         others == 0 || self.stays_among_candidates(hash, slot, written, identity, now)
     }
 
@@ -488,7 +577,7 @@ impl Iterator for Sightings<'_> {
             }
             // Gone. If its remover saw another of the same SYN (see `remember`), so must we, and the first look may
             // have been too early.
-            self.candidates = self.ring.headers[self.bucket].candidates(self.tag) & !1 << within;
+            self.candidates = self.ring.buckets[self.bucket].headers.candidates(self.tag) & !1 << within;
         }
         None
     }

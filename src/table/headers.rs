@@ -4,7 +4,7 @@
 //! There is none, and where the CPU has AVX2 all eight are looked at together.
 
 use super::record::Header;
-use crate::simd::Line;
+use crate::simd::{Line, Simd};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Records of a bucket: their headers fill a cache line.
@@ -52,6 +52,18 @@ impl Headers {
         if std::is_x86_feature_detected!("avx2") {
             #[allow(unsafe_code)]
             // SAFETY: the CPU has AVX2.
+            return unsafe { avx2::look(self, tag, now_ms) };
+        }
+        self.look_one_by_one(tag, now_ms)
+    }
+
+    /// The same, by what this machine has.
+    #[inline(always)]
+    pub fn look_by<S: Simd>(&self, _: S, tag: u64, now_ms: u32) -> Look {
+        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        if S::AVX2 {
+            #[allow(unsafe_code)]
+            // SAFETY: there is a token of such instructions only where the CPU has AVX2.
             return unsafe { avx2::look(self, tag, now_ms) };
         }
         self.look_one_by_one(tag, now_ms)

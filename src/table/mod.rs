@@ -10,10 +10,10 @@
 //! | [`Established`] | 20 bytes a connection at capacity | one cache line for 94 of 100 hits and of 100 misses | refuses the newcomer |
 //! | [`Handshakes`] | 73 bytes a record | a word of tags that a cache holds; a line if they may be its, a second for each that it has | overwrites the oldest of eight |
 //!
-//! The worker's way: [`Established::ask`] for each eight tuples of a burst, which hashes them and asks for their lines, then
-//! [`Established::look_up_burst`]; then for those without an entry [`Handshakes::may_have`], and where it may, or the entry says
-//! [`Entry::syn_seen`], [`Handshakes::find`]; for SYNs [`Handshakes::prefetch_record`] some frames ahead of
-//! [`Handshakes::remember`].
+//! The worker's way: [`Established::ask`] for each eight tuples of a burst, which hashes them and asks for their lines, and,
+//! some groups behind, [`Established::look`]; then for those without an entry [`Handshakes::may_have`], and where it may, or the entry says
+//! [`Entry::syn_seen`], [`Handshakes::find`]; for SYNs [`Handshakes::foresee`] some frames ahead of
+//! [`Handshakes::remember_foreseen`].
 //!
 //! Memory is ordered by what is published last: a slot's word, a record's header. Each of the modules `entry` and
 //! `record` opens with the bits of its words; `docs/table.md` has the whole story, with the odds.
@@ -26,6 +26,7 @@ mod half_open;
 mod handshakes;
 mod hash;
 mod headers;
+mod look;
 mod memory;
 mod record;
 #[cfg(test)]
@@ -37,8 +38,9 @@ pub use entry::{Entry, State, TICK};
 pub use established::{Cursor, Established, Found, Full};
 pub use fragments::Fragments;
 pub use half_open::HalfOpen;
-pub use handshakes::{Handshakes, RECORDS_PER_TUPLE};
+pub use handshakes::{Handshakes, Outlook, RECORDS_PER_TUPLE};
 pub use hash::{Hash, Hasher};
+pub use look::Entries;
 pub use memory::TableError;
 pub(crate) use memory::prefetch;
 pub use record::{ANSWERS, Answer, LIFETIME, Record, Remembered, Stage};

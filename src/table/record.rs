@@ -63,6 +63,14 @@ pub enum Stage {
     Lost,
 }
 
+impl Stage {
+    /// Of a new record.
+    #[inline(always)]
+    pub const fn of(admitted: bool) -> Stage {
+        if admitted { Stage::Admitted } else { Stage::Seen }
+    }
+}
+
 /// What a SYN-ACK of our host said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Answer {
@@ -114,8 +122,8 @@ impl Record {
 /// What became of a SYN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remembered {
-    /// It has a record now.
-    New(Record),
+    /// It has a record now, [`Seen`](Stage::Seen) or [`Admitted`](Stage::Admitted) as it was asked for.
+    New,
     /// It had one: a retransmission.
     Known(Record),
     /// All records of its bucket were being written by others at this very instant, so it has none. The client will
@@ -142,7 +150,7 @@ pub(super) struct Header(u64);
 
 impl Header {
     #[inline]
-    pub fn from_bits(bits: u64) -> Header {
+    pub const fn from_bits(bits: u64) -> Header {
         Header(bits)
     }
 

@@ -8,7 +8,7 @@ use crate::classify::{self, Class, Facts};
 use crate::orphans::Recent;
 use crate::port::{BURST, Buffer, Burst};
 use crate::simd::{LANES, Simd};
-use crate::table::{Entry, Hash, Tuples};
+use crate::table::{Entries, Found, Hash, Outlook, Tuples};
 use crate::time::Time;
 use crate::verdict::DropReason;
 
@@ -28,7 +28,9 @@ pub(super) struct Stages {
     /// Of what has a tuple.
     pub hashes: [Hash; BURST],
     /// Of what was found.
-    pub entries: [Entry; BURST],
+    pub entries: Entries,
+    /// Of what has a tuple, but for plain segments.
+    pub outlooks: [Outlook; BURST],
     /// Of what is not common.
     classes: [Class; BURST],
     common: u64,
@@ -51,7 +53,8 @@ impl Stages {
             heads: common::Heads::default(),
             tuples: Tuples::default(),
             hashes: [Hash::default(); BURST],
-            entries: [Entry::NONE; BURST],
+            entries: Entries::default(),
+            outlooks: [Outlook::NONE; BURST],
             classes: [Class::Other; BURST],
             common: 0,
             passing: 0,
@@ -60,6 +63,26 @@ impl Stages {
             may_be_repeated: 0,
         }
     }
+}
+
+/// Groups of eight whose lines are asked for before the first of them is looked at: so far ahead that they have come, and
+/// no further, so that memory has something to do from a burst's start to its end.
+pub const AHEAD: usize = 3;
+
+/// What the stages work on.
+struct Given<'a, B> {
+    member: &'a Member,
+    recent: &'a Recent,
+    burst: &'a [B],
+    now: Time,
+}
+
+/// What they have found out so far.
+struct Seen {
+    common: Segments,
+    /// Those that have a tuple.
+    segments: u64,
+    entries: Found,
 }
 
 impl Stages {
@@ -75,79 +98,121 @@ impl Stages {
         direction: Direction,
         now: Time,
     ) {
-        let (parsed, segments) = match direction {
-            Direction::FromWire => self.parse::<S, B, true>(simd, member, burst),
-            Direction::FromHost => self.parse::<S, B, false>(simd, member, burst),
-        };
-        (self.passing, self.stale, self.missed, self.may_be_repeated) = (0, 0, 0, 0);
-        if segments == 0 {
-            return;
+        let given = Given { member, recent, burst, now };
+        match direction {
+            Direction::FromWire => self.prepare_from::<S, B, true>(simd, &given),
+            Direction::FromHost => self.prepare_from::<S, B, false>(simd, &given),
         }
-        let decisive = segments & !parsed.plain;
-        bits(decisive).for_each(|index| member.handshakes.prefetch(self.hashes[index]));
-        let (tuples, hashes, entries) = (&self.tuples, &self.hashes, &mut self.entries);
-        let found = member.established.look_up_burst(simd, tuples, burst.len(), hashes, entries, now);
-        let plain = parsed.plain & !self.beside(decisive, burst.len());
-        self.passing = plain & found.found;
-        for index in bits(self.passing & !found.fresh) {
+    }
+
+    /// Eight frames after eight, each stage some groups behind the one before it: memory is asked from a burst's start to its end,
+    /// and not for more at a time than it can have on its way.
+    #[inline(always)]
+    fn prepare_from<S: Simd, B: Buffer, const FROM_WIRE: bool>(&mut self, simd: S, given: &Given<'_, B>) {
+        let groups = given.burst.len().div_ceil(LANES);
+        let mut seen =
+            Seen { common: Segments::default(), segments: 0, entries: Found::none(given.burst.len(), given.now) };
+        given.burst.iter().take(2 * LANES).for_each(|buffer| buffer.prefetch());
+        for turn in 0..=groups + AHEAD + 1 {
+            if turn < groups {
+                self.take(given.burst, turn * LANES);
+            }
+            // One behind: words that have just been stored one by one cannot be loaded as eight yet.
+            if turn > 0 && turn <= groups {
+                self.parse::<S, B, FROM_WIRE>(simd, given, (turn - 1) * LANES, &mut seen);
+            }
+            if turn > AHEAD && turn <= groups + AHEAD {
+                let (first, established) = ((turn - 1 - AHEAD) * LANES, &given.member.established);
+                established.look(simd, &self.tuples, first, &self.hashes, &mut self.entries, &seen.entries);
+            }
+            if turn > AHEAD + 1 {
+                self.judge::<S, B, FROM_WIRE>(simd, given, (turn - 2 - AHEAD) * LANES, &mut seen);
+            }
+        }
+        given.member.established.look_again(&self.tuples, &self.hashes, &mut self.entries, &mut seen.entries);
+        self.part(given.burst.len(), &seen);
+    }
+
+    /// Takes the heads of a group, and asks for those of the second after it.
+    #[inline(always)]
+    fn take<B: Buffer>(&mut self, burst: &[B], first: usize) {
+        burst[(first + 2 * LANES).min(burst.len())..].iter().take(LANES).for_each(|buffer| buffer.prefetch());
+        let buffers = &burst[first..];
+        for within in 0..LANES {
+            // In the last group there may be what an earlier burst has left.
+            let buffer = buffers.get(within).filter(|buffer| buffer.is_whole());
+            self.heads.take(first + within, buffer.map(|buffer| buffer.bytes()));
+        }
+    }
+
+    /// Finds a group's common segments and their connections, asks for the lines where their entries are, and classifies
+    /// what else there is.
+    #[inline(always)]
+    fn parse<S: Simd, B: Buffer, const FROM_WIRE: bool>(
+        &mut self,
+        simd: S,
+        given: &Given<'_, B>,
+        first: usize,
+        seen: &mut Seen,
+    ) {
+        let Given { member, burst, .. } = given;
+        let group = common::segments::<S, FROM_WIRE>(simd, &self.heads, first, &self.known, &mut self.tuples);
+        member.established.ask(simd, &self.tuples, first, &mut self.hashes);
+        seen.common.add(group, first);
+        seen.segments |= group.common << first;
+        for within in bits(all(LANES.min(burst.len() - first)) & !group.common) {
+            let index = first + within;
+            seen.segments |= u64::from(self.classify::<B, FROM_WIRE>(member, &burst[index], index)) << index;
+        }
+        for within in bits(seen.segments >> first & !group.plain & 0xff) {
+            member.handshakes.prefetch(self.hashes[first + within]);
+        }
+    }
+
+    /// Sees which of a group were found, and asks for the lines that lead on from there.
+    #[inline(always)]
+    fn judge<S: Simd, B: Buffer, const FROM_WIRE: bool>(
+        &mut self,
+        simd: S,
+        given: &Given<'_, B>,
+        first: usize,
+        seen: &mut Seen,
+    ) {
+        let Given { member, recent, now, .. } = given;
+        member.established.judge(simd, &self.tuples, first, &self.hashes, &self.entries, &mut seen.entries);
+        let (plain, segments) = (seen.common.plain >> first & 0xff, seen.segments >> first & 0xff);
+        if FROM_WIRE {
+            let missed = plain & !(seen.entries.found >> first);
+            for within in bits(missed) {
+                member.handshakes.prefetch_tags(self.hashes[first + within]);
+            }
+            for within in bits(missed & seen.common.may_be_repeated >> first) {
+                recent.prefetch(self.hashes[first + within]);
+            }
+        }
+        for within in bits(segments & !plain) {
+            self.outlooks[first + within] = member.handshakes.foresee(simd, self.hashes[first + within], *now);
+        }
+    }
+
+    /// Parts the plain segments from the others, and those that were found from those that were not.
+    #[inline(always)]
+    fn part(&mut self, count: usize, seen: &Seen) {
+        let Seen { common, segments, entries } = seen;
+        let plain = common.plain & !self.beside(segments & !common.plain, count);
+        self.common = common.common;
+        self.passing = plain & entries.found;
+        self.stale = 0;
+        for index in bits(self.passing & !entries.fresh) {
             let bit = 1 << index;
-            if self.entries[index].syn_seen() {
+            if self.entries.get(index).syn_seen() {
                 self.passing &= !bit;
             } else {
                 self.stale |= bit;
             }
         }
-        self.missed = plain & !found.found;
-        self.may_be_repeated = self.missed & parsed.may_be_repeated;
-        if direction == Direction::FromWire {
-            for index in bits(self.missed) {
-                member.handshakes.prefetch_tags(self.hashes[index]);
-            }
-            for index in bits(self.may_be_repeated) {
-                recent.prefetch(self.hashes[index]);
-            }
-        }
-        bits(decisive).for_each(|index| member.handshakes.prefetch_record(self.hashes[index], now));
-    }
-
-    /// Finds the common segments and their connections, asks for the lines where their entries are, and classifies what
-    /// else there is. Returns also all that have a tuple.
-    #[inline(always)]
-    fn parse<S: Simd, B: Buffer, const FROM_WIRE: bool>(
-        &mut self,
-        simd: S,
-        member: &Member,
-        burst: &Burst<B>,
-    ) -> (Segments, u64) {
-        let mut parsed = Segments::default();
-        let mut groups = burst.chunks(LANES).enumerate().map(|(group, buffers)| (group * LANES, buffers));
-        let mut taken = None;
-        // One group ahead: words that have just been stored one by one cannot be loaded as eight yet.
-        loop {
-            let next = groups.next();
-            if let Some((first, buffers)) = next {
-                for (within, buffer) in buffers.iter().enumerate() {
-                    self.heads.take(first + within, buffer.is_whole().then(|| buffer.bytes()));
-                }
-                // In the last group, what an earlier burst has left.
-                (buffers.len()..LANES).for_each(|within| self.heads.take(first + within, None));
-            }
-            if let Some(first) = taken {
-                let group = common::segments::<S, FROM_WIRE>(simd, &self.heads, first, &self.known, &mut self.tuples);
-                parsed.add(group, first);
-                member.established.ask(simd, &self.tuples, first, &mut self.hashes);
-            }
-            match next {
-                Some((first, _)) => taken = Some(first),
-                None => break,
-            }
-        }
-        self.common = parsed.common;
-        let mut segments = parsed.common;
-        for index in bits(all(burst.len()) & !parsed.common) {
-            segments |= u64::from(self.classify::<B, FROM_WIRE>(member, &burst[index], index)) << index;
-        }
-        (parsed, segments)
+        self.missed = plain & !entries.found;
+        self.may_be_repeated = self.missed & common.may_be_repeated;
     }
 
     /// Classifies a frame that is not common; whether it has a tuple.

@@ -7,6 +7,7 @@ use capsule_ffi as ffi;
 
 use super::memory::Pool;
 use crate::port::Buffer;
+use crate::table::prefetch;
 
 /// Owns one rte_mbuf chain, and frees it to its pool when dropped.
 ///
@@ -60,6 +61,13 @@ pub(super) fn allocate(pool: Pool, len: usize) -> Option<MbufBuffer> {
 }
 
 impl Buffer for MbufBuffer {
+    /// The mbuf itself has just been written by the driver; the frame may have come by DMA.
+    #[inline]
+    fn prefetch(&self) {
+        // SAFETY: the data's start lies in the buffer.
+        prefetch(unsafe { &*self.data() });
+    }
+
     fn bytes(&self) -> &[u8] {
         // SAFETY: data_len bytes from the data's start lie in the first segment, written by the driver or by us, and no
         // one writes to them while `self` is borrowed.
