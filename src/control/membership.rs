@@ -62,7 +62,7 @@ pub(super) struct Membership {
     /// When the last of the runs was heard that are forgotten by now: not believed, or of a name that made room.
     lost_sight: Option<Duration>,
     /// Names that found no room, as far as they were reported: each once.
-    turned_away: Vec<Name>,
+    pub turned_away: Vec<Name>,
     pub counters: Counters,
     /// When the next peer may be silent for too long, as the last judgement found: heartbeats only put that off.
     judged_next: Duration,
@@ -120,7 +120,7 @@ impl Membership {
         let heard = if beat.header.name == self.name {
             self.receive_own_name(beat, at, settled, reports)
         } else {
-            match self.place(beat.header.name, reports) {
+            match self.place(beat.header.name, at, reports) {
                 Some(place) => self.receive_peer(place, beat, at, reports),
                 None => Heard::NOTHING,
             }
@@ -131,8 +131,9 @@ impl Membership {
         heard
     }
 
-    /// The place of a name among the peers; makes one if there is room, or one that is gone to make room.
-    fn place(&mut self, name: Name, reports: &mut Vec<Report>) -> Option<usize> {
+    /// The place of a name among the peers; makes one if there is room, or one that is gone to make room. One that is still
+    /// heard keeps its place: where more are heard than there is room for, each would take another's before that is believed.
+    fn place(&mut self, name: Name, at: Duration, reports: &mut Vec<Report>) -> Option<usize> {
         let place = match self.peers.binary_search_by(|peer| peer.name.cmp(&name)) {
             Ok(place) => return Some(place),
             Err(place) => place,
@@ -143,20 +144,23 @@ impl Membership {
                 .iter()
                 .enumerate()
                 .filter(|(_, peer)| !peer.state.lives())
-                .min_by_key(|(_, peer)| peer.current.as_ref().map(|run| run.heard));
-            let Some((gone, _)) = longest_gone else {
+                .map(|(place, peer)| (peer.heard(), matches!(peer.state, PeerState::Left { .. }), place))
+                .filter(|&(heard, left, _)| left || heard.is_none_or(|heard| at > heard + self.settings.detection()))
+                .min();
+            let Some((heard, _, gone)) = longest_gone else {
+                // Nobody knows what connections it has.
+                self.lost_sight = Some(at);
                 if self.turned_away.len() < MEMBERS_MAX && !self.turned_away.contains(&name) {
                     self.turned_away.push(name);
                     reports.push(Report::TooManyMembers { name });
                 }
                 return None;
             };
-            let gone = self.peers.remove(gone);
-            let heard = gone.current.iter().chain(&gone.candidates).map(|run| run.heard).max();
+            self.peers.remove(gone);
             self.lost_sight = self.lost_sight.max(heard);
             // What was recorded of it must not be believed again.
             self.challenge = self.challenge.wrapping_add(1);
-            return self.place(name, reports);
+            return self.place(name, at, reports);
         }
         self.turned_away.retain(|away| *away != name);
         self.peers.insert(place, Peer::new(name));

@@ -220,7 +220,11 @@ impl Control {
             let after = vip.settings.orphans_after.filter(|_| vip.role.primary());
             match after.filter(|&after| at <= case.told + after + PATIENCE) {
                 None => hopeless.push(number),
-                Some(after) if orphans.len() < RESETS_MAX && gone_for.is_some_and(|gone| gone >= after) && self.is_orphan(case, at, after) => {
+                Some(after)
+                    if orphans.len() < RESETS_MAX
+                        && gone_for.is_some_and(|gone| gone >= after)
+                        && self.is_orphan(case, at, after) =>
+                {
                     orphans.push(number);
                     actions.push(Action::Reset(case.suspect));
                 }

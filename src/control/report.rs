@@ -193,8 +193,11 @@ impl fmt::Display for Report {
             Report::ActivateRefused { why, .. } => write!(f, "cannot activate this member: {why}"),
             Report::NoSuccessor { address } => write!(f, "keeping {address}: no other member can take it"),
             Report::TooManyMembers { name } => {
-                write!(f, "not listening to {name}: a cluster has at most {MEMBERS_MAX} members, and all of them are there")
-            },
+                write!(
+                    f,
+                    "not listening to {name}: a cluster has at most {MEMBERS_MAX} members, and all of them are there"
+                )
+            }
         }
     }
 }

@@ -389,10 +389,11 @@ impl Control {
     }
 
     /// Whether every node that was ever heard is alive or said goodbye. One that fell silent may be alive and active
-    /// on the other side of a broken link.
+    /// on the other side of a broken link, and one too many may be so anywhere.
     fn nobody_is_in_doubt(&self) -> bool {
         let sure =
             |peer: &Peer| matches!(peer.state, PeerState::Alive | PeerState::Left { .. }) && peer.candidates.is_empty();
-        self.membership.peers.iter().all(sure) && self.membership.rivals.is_empty()
+        let membership = &self.membership;
+        membership.peers.iter().all(sure) && membership.rivals.is_empty() && membership.turned_away.is_empty()
     }
 }

@@ -40,11 +40,13 @@ impl Dialect {
 
     /// What a member of this version understands of a frame. What is no heartbeat of the cluster stays as it is.
     pub fn receive(self, frame: &[u8], ethertype: u16, auth: &Authenticator) -> Vec<u8> {
-        let known = match (self, parse(frame, ethertype, auth)) {
-            // Malformed, to it.
-            (Dialect::Earlier, Ok(heartbeat)) if heartbeat.echoes.len() > ECHOES_MAX => Some(Vec::new()),
-            (Dialect::Earlier, Ok(_)) => without_what_is_later(frame, auth),
-            _ => None,
+        let known = match self {
+            Dialect::Earlier => parse(frame, ethertype, auth).ok().and_then(|heartbeat| {
+                // Malformed, to it.
+                let too_many = heartbeat.echoes.len() > ECHOES_MAX;
+                if too_many { Some(Vec::new()) } else { without_what_is_later(frame, auth) }
+            }),
+            Dialect::Present | Dialect::Later => None,
         };
         known.unwrap_or_else(|| frame.to_vec())
     }

@@ -111,9 +111,9 @@ fn what_does_not_fit_one_frame_goes_in_several() {
     assert_eq!(super::tests::frames(&echoes, &vips).len(), 9);
     // And 63 peers.
     let echoes: Vec<Echo> = (0..63).map(echo).collect();
-    assert_eq!(super::tests::frames(&echoes, &vips[..36]).len(), 2);
-    assert_eq!(super::tests::frames(&echoes, &vips[..37]).len(), 3);
-    assert_eq!(super::tests::frames(&echoes, &vips).len(), 9);
+    assert_eq!(super::tests::frames(&echoes, &vips[..39]).len(), 2);
+    assert_eq!(super::tests::frames(&echoes, &vips[..40]).len(), 3);
+    assert_eq!(super::tests::frames(&echoes, &vips).len(), 8);
 }
 
 /// The sections of a frame: kind, and length of the body.

@@ -35,19 +35,18 @@ impl Peer {
         }
     }
 
+    /// When any run of it was last heard.
+    pub fn heard(&self) -> Option<Duration> {
+        self.current.iter().chain(&self.candidates).map(|run| run.heard).max()
+    }
+
     /// The believed run while it lives.
     pub fn live(&self) -> Option<&Run> {
         self.current.as_ref().filter(|_| self.state.lives())
     }
 
     /// Judges its silence at `at`; a death changes the challenge. Returns whether its state is another now.
-    pub fn judge(
-        &mut self,
-        at: Duration,
-        settings: &Settings,
-        challenge: &mut u32,
-        reports: &mut Vec<Report>,
-    ) -> bool {
+    pub fn judge(&mut self, at: Duration, settings: &Settings, challenge: &mut u32, reports: &mut Vec<Report>) -> bool {
         let Some(run) = self.current.as_ref().filter(|_| self.state.lives()) else { return false };
         let interval = run.header.interval;
         let silent = at.saturating_sub(run.answered);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::control::auth::ReplayWindow;
 use super::hearsay::Hearsay;
+use crate::control::auth::ReplayWindow;
 use crate::control::heartbeat::{Echo, Header, Heartbeat, VipBeat};
 use crate::control::member::{MemberId, Name};
 use crate::control::report::{Counters, Refusal, Report};

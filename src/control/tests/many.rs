@@ -24,25 +24,24 @@ fn one_active_each(cluster: &Cluster) {
 
 #[test]
 fn sixty_four_members_agree_and_survive_their_actives_one_after_the_other() {
-    let mut cluster = Cluster::settled(Options { members: MEMBERS_MAX, vips: 4, ..Options::default() });
+    let mut cluster = Cluster::settled(Options { members: MEMBERS_MAX, vips: 3, ..Options::default() });
     one_active_each(&cluster);
     let alive = |peers: Vec<crate::control::PeerView>| peers.iter().filter(|p| p.state == PeerState::Alive).count();
     assert!((0..MEMBERS_MAX).all(|index| alive(cluster.view(index).peers) == MEMBERS_MAX - 1));
-    for death in 0..12 {
-        let victim = cluster.active(death % 4);
+    for death in 0..6 {
+        let victim = cluster.active(death % 3);
         cluster.kill(victim);
         cluster.run(cluster.convergence());
         one_active_each(&cluster);
     }
-    assert!((0..4).all(|vip| cluster.term(vip) <= 13), "one proposes at a time");
-    assert!((0..4).all(|vip| cluster.term(vip) >= 4));
+    assert!((0..3).all(|vip| (3..=7).contains(&cluster.term(vip))), "one proposes at a time");
 }
 
 #[test]
 fn sixty_four_members_whose_frames_are_lost_and_overtake_each_other_move_no_role() {
     let mut cluster = Cluster::settled(Options { members: MEMBERS_MAX, vips: 2, ..Options::default() });
     (cluster.loss, cluster.duplication, cluster.delay) = (0.02, 0.1, 3 * MS);
-    cluster.run(500 * MS);
+    cluster.run(200 * MS);
     assert_eq!((cluster.term(0), cluster.term(1)), (1, 1));
     one_active_each(&cluster);
     cluster.loss = 0.0;
@@ -56,11 +55,11 @@ fn sixty_four_members_whose_frames_are_lost_and_overtake_each_other_move_no_role
 fn a_member_too_many_is_turned_away_with_one_report_each() {
     let mut cluster = Cluster::new(Options { members: MEMBERS_MAX + 2, vips: 2, ..Options::default() });
     (0..MEMBERS_MAX).for_each(|index| cluster.start(index));
-    cluster.run(300 * MS);
+    cluster.run(150 * MS);
     let before = [0, 1].map(|vip| cluster.assignment(0, vip).cloned());
     // Two, so that they are heard in turns.
     (MEMBERS_MAX..MEMBERS_MAX + 2).for_each(|index| cluster.start_unready(index));
-    cluster.run(200 * MS);
+    cluster.run(50 * MS);
     for index in 0..MEMBERS_MAX {
         let told = cluster.nodes[index].reports.iter().filter_map(|(_, report)| match report {
             Report::TooManyMembers { name } => Some(*name),
@@ -70,14 +69,15 @@ fn a_member_too_many_is_turned_away_with_one_report_each() {
         told.sort();
         let late = [MEMBERS_MAX, MEMBERS_MAX + 1].map(|late| cluster.nodes[late].settings.name);
         assert_eq!(told, late, "by {index}");
+        assert!(!cluster.nodes[index].roles.iter().any(|role| role.may_refuse), "they may be active");
         assert_eq!(cluster.view(index).peers.len(), MEMBERS_MAX - 1);
         assert_eq!([0, 1].map(|vip| cluster.assignment(index, vip).cloned()), before);
     }
     // One that is gone makes room.
+    cluster.kill(MEMBERS_MAX + 1);
     cluster.kill(7);
     cluster.run(100 * MS);
-    let heard = |cluster: &Cluster, late: usize| cluster.peer_state(0, late) == Some(PeerState::Alive);
-    assert!(heard(&cluster, MEMBERS_MAX) != heard(&cluster, MEMBERS_MAX + 1));
+    assert_eq!(cluster.peer_state(0, MEMBERS_MAX), Some(PeerState::Alive));
 }
 
 /// Members of these versions by turns.
@@ -87,7 +87,7 @@ fn mixed(options: Options, dialects: &[Dialect]) -> Cluster {
         cluster.nodes[index].dialect = dialects[index % dialects.len()];
         cluster.start(index);
     }
-    cluster.run(300 * MS);
+    cluster.run(150 * MS);
     cluster
 }
 
@@ -95,10 +95,10 @@ fn mixed(options: Options, dialects: &[Dialect]) -> Cluster {
 fn members_of_different_versions_agree_and_survive_their_actives() {
     // As many as the earliest version knows; and as many as it has echoes for, without it.
     let later = &[Dialect::Present, Dialect::Later];
-    for (members, vips, dialects) in [(16, 40, Dialect::ALL), (32, 4, Dialect::ALL), (MEMBERS_MAX, 4, later)] {
+    for (members, vips, dialects) in [(16, 40, Dialect::ALL), (32, 4, Dialect::ALL), (MEMBERS_MAX, 2, later)] {
         let mut cluster = mixed(Options { members, vips, ..Options::default() }, dialects);
         one_active_each(&cluster);
-        for _ in 0..3 {
+        for _ in 0..2 {
             let victim = cluster.active(0);
             cluster.kill(victim);
             cluster.run(cluster.convergence());
@@ -112,7 +112,7 @@ fn a_cluster_of_64_starts_with_nobody_alone() {
     let mut cluster = Cluster::new(Options { members: MEMBERS_MAX, vips: 1, ..Options::default() });
     for index in 0..MEMBERS_MAX {
         cluster.start(index);
-        cluster.run(5 * MS);
+        cluster.run(MS);
     }
     cluster.run(100 * MS);
     one_active_each(&cluster);
@@ -120,7 +120,7 @@ fn a_cluster_of_64_starts_with_nobody_alone() {
     let namesake = cluster.add_namesake(20, 1);
     cluster.start(namesake);
     cluster.reset_watch();
-    cluster.run(200 * MS);
+    cluster.run(100 * MS);
     assert!(cluster.view(namesake).yielding && !cluster.view(20).yielding);
     assert_eq!((cluster.fewest, cluster.most), (1, 1));
 }
