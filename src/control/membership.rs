@@ -431,7 +431,7 @@ impl Membership {
     }
 
     /// Whom we hear, for our heartbeats. Recordings must not crowd members out: of each name goes the believed run and the
-    /// newest other, and of further ones only what fits one frame with them. 16 members have one frame so, whatever is
+    /// newest other, and of further ones only what fits one frame with them. 16 names go in one frame so, whatever is
     /// played to them, as those of earlier minor versions must.
     pub fn echoes(&self, at: Duration) -> Vec<Echo> {
         let heard = |run: &&Run| at <= run.heard + self.settings.dead_after(run.header.interval);
