@@ -140,7 +140,7 @@ fn takeover(members: usize) -> Duration {
 fn main() {
     let mut criterion: Criterion<CpuTime> = common::criterion();
     let mut group = criterion.benchmark_group(format!("election, {VIPS} virtual IPs"));
-    for members in [2, 4, 8, MEMBERS_MAX] {
+    for members in [2, 4, 8, 16, 32, MEMBERS_MAX] {
         let mut cluster = None;
         group.bench_function(format!("a tick and its heartbeat, {members} members"), |bencher| {
             let cluster = cluster.get_or_insert_with(|| Cluster::new(members));

@@ -13,6 +13,7 @@ use std::time::Duration;
 use baton::broken::Rule;
 use baton::config::key::Key;
 use baton::config::{self, CONTROL_SOCKET, Config, For, Rejected, units};
+use baton::control::MEMBERS_MAX;
 use baton::control::protocol::{Connection, ConnectionState, Request, Response};
 use baton::control::socket::{Client, ClientError};
 use baton::sim::hunt::Hunt;
@@ -109,8 +110,8 @@ enum Command {
         /// How many runs.
         #[arg(long, value_name = "N", default_value_t = 100)]
         runs: u64,
-        /// How many members, 2 to 16; by default 3 to 16, by the seed.
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=16))]
+        /// How many members, 2 to 64; by default 3 to 16, by the seed.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=MEMBERS_MAX as u64))]
         nodes: Option<u64>,
         /// Steps of a run: of each a fault, five connections and half a second.
         #[arg(long, value_name = "N", default_value_t = run::STEPS, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -104,6 +104,10 @@ impl Looks {
 /// The most bytes of a heartbeat frame, Ethernet header included.
 pub const HEARTBEAT_MAX: usize = 1514;
 
+/// Frames that the inbox has room for: of 63 peers two each, and as many again for each of the eight extra heartbeats that
+/// they may send between two regular ones. The control thread reads it several times in that time.
+const INBOX: usize = 2048;
+
 /// A heartbeat frame, by value, as the queues carry it.
 #[derive(Clone)]
 pub struct HeartbeatFrame {
@@ -159,7 +163,7 @@ impl Shared {
         Shared {
             roles: Roles::new(vips),
             looks: Looks::default(),
-            inbox: ArrayQueue::new(1024),
+            inbox: ArrayQueue::new(INBOX),
             outbox: ArrayQueue::new(64),
             notices: ArrayQueue::new(4096),
             suspects: ArrayQueue::new(1024),

@@ -86,7 +86,8 @@ impl Election<'_> {
     /// Whether the assignment needs a change.
     pub fn need(&self) -> Need {
         let keepers = self.keepers();
-        let fresh = self.fresh(&keepers);
+        // Ranking all members is for those that are wanted.
+        let fresh = if keepers.len() < self.actives { self.fresh(&keepers) } else { Vec::new() };
         let mut desired: Vec<MemberId> = keepers.iter().copied().take(self.actives).collect();
         desired.extend(fresh.iter().take(self.actives - desired.len()).map(|standing| standing.id));
         if desired.is_empty() {

@@ -24,12 +24,13 @@
 //!          2: VIPs: entries: length of the rest 1, family 1 (4 or 6), address 4 or 16, flags 1, rank 1,
 //!             term 8, proposer 8, count 1, member ids 8 each, in rank order
 //!          3, 4: questions and answers about clients that may be orphans: see `inquiry`
+//!          5: scope: lowest member id 8, highest 8: of whom the echoes of this frame tell; without it, of all: see `parts`
 //!      32  tag over all before it
 //! ```
 //!
 //! Numbers are big-endian. A heartbeat that does not fit one frame is sent as several, each complete in itself with a
-//! sequence number of its own and a part of the VIPs: a receiver needs no reassembly, and a lost one costs its VIPs
-//! one interval.
+//! sequence number of its own, a part of the VIPs, and all echoes or, if they are many, a part of them: a receiver needs no
+//! reassembly, and a lost one costs what it carried one interval.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -43,9 +44,12 @@ use crate::shared::{HEARTBEAT_MAX, HeartbeatFrame};
 
 pub mod dialect;
 mod inquiry;
+mod parts;
 mod reader;
 
 pub use inquiry::{ANSWERS_MAX, Answer, Holds, Inquiry, QUESTIONS_MAX, Question, write_inquiry};
+use parts::Parts;
+pub use parts::{ECHOES_MAX, PART_MAX, Scope};
 pub use reader::{Rejected, parse};
 
 /// Where heartbeats go: a group address, so that hosts outside the cluster drop them in hardware, where a broadcast
@@ -59,13 +63,13 @@ pub const MAGIC: [u8; 4] = *b"BATN";
 /// The format written here, and the only major version that is read.
 pub const MAJOR: u8 = 1;
 
-/// The format written here; higher and lower ones are read too.
+/// The format written here, but for frames with a [`Scope`], which are of minor version 2; higher and lower ones are read
+/// too.
 pub const MINOR: u8 = 1;
 
 const ETHERNET_LEN: usize = 14;
 const HEADER_LEN: usize = 125;
 const ECHO_LEN: usize = 21;
-const SECTION_ECHOES: u8 = 1;
 const SECTION_VIPS: u8 = 2;
 const SECTION_QUESTIONS: u8 = 3;
 const SECTION_ANSWERS: u8 = 4;
@@ -173,16 +177,15 @@ pub struct Heartbeat {
     pub source: Mac,
     /// About the sender.
     pub header: Header,
-    /// Whom the sender hears; at most [`ECHOES_MAX`].
+    /// Of whom `echoes` tells.
+    pub scope: Scope,
+    /// Whom of these the sender hears; at most [`PART_MAX`].
     pub echoes: Vec<Echo>,
     /// A part of the sender's VIPs.
     pub vips: Vec<VipBeat>,
     /// About clients that may be orphans.
     pub inquiry: Inquiry,
 }
-
-/// The most echoes in a frame: 32 of 21 bytes leave room for the largest entry of a VIP.
-pub const ECHOES_MAX: usize = 32;
 
 // One VIP fits beside the most echoes: `write` always comes to an end.
 const _: () = assert!(
@@ -203,21 +206,24 @@ pub fn write(
 ) -> Vec<HeartbeatFrame> {
     let mut frames = Vec::with_capacity(1);
     let mut vips = vips.iter().peekable();
+    let mut parts = Parts::of(echoes);
     loop {
         *sequence += 1;
         let mut frame = Vec::with_capacity(HEARTBEAT_MAX);
         write_header(&mut frame, auth, source, ethertype, &Header { sequence: *sequence, ..*header });
-        write_echoes(&mut frame, echoes);
+        parts.write_next(&mut frame);
         let section = frame.len();
         frame.extend([SECTION_VIPS, 0, 0]);
-        while let Some(vip) = vips.next_if(|vip| frame.len() + vip_len(vip) + TAG_LEN <= HEARTBEAT_MAX) {
+        while let Some(vip) =
+            vips.next_if(|vip| parts.are_out() && frame.len() + vip_len(vip) + TAG_LEN <= HEARTBEAT_MAX)
+        {
             write_vip(&mut frame, vip);
         }
         let body = frame.len() - section - 3;
         set_u16(&mut frame, section + 1, body);
         seal(auth, &mut frame);
         frames.extend(HeartbeatFrame::new(&frame));
-        if vips.peek().is_none() {
+        if parts.are_out() && vips.peek().is_none() {
             return frames;
         }
     }
@@ -260,19 +266,6 @@ fn write_header(frame: &mut Vec<u8>, auth: &Authenticator, source: Mac, ethertyp
     frame.extend(header.flags.to_be_bytes());
     frame.extend(header.config_hash);
     debug_assert_eq!(frame.len(), ETHERNET_LEN + HEADER_LEN);
-}
-
-fn write_echoes(frame: &mut Vec<u8>, echoes: &[Echo]) {
-    let echoes = &echoes[..echoes.len().min(ECHOES_MAX)];
-    frame.push(SECTION_ECHOES);
-    frame.extend(((1 + echoes.len() * ECHO_LEN) as u16).to_be_bytes());
-    frame.push(ECHO_LEN as u8);
-    for echo in echoes {
-        frame.extend(echo.id.0.to_be_bytes());
-        frame.extend(echo.nonce.to_be_bytes());
-        frame.extend(echo.challenge.to_be_bytes());
-        frame.push(u8::from(echo.alive));
-    }
 }
 
 fn vip_len(vip: &VipBeat) -> usize {

@@ -5,6 +5,8 @@
 //! recorded it could not know the number. After that a run lives as long as it goes on answering: a peer that we hear
 //! and that does not hear us is as good as dead, for both of us the same way.
 
+mod hearsay;
+mod peer;
 mod run;
 
 use std::collections::BTreeMap;
@@ -17,31 +19,12 @@ use crate::control::heartbeat::{ECHOES_MAX, Echo, Heartbeat, flags};
 use crate::control::member::{Identity, MemberId, Name};
 use crate::control::report::{Counters, PeerState, Refusal, Report};
 use crate::control::settings::Settings;
+pub(super) use peer::Peer;
 pub(super) use run::Run;
+use run::Word;
 
 /// Runs of one name that are heard beside the believed one. More can only be recordings.
 const CANDIDATES_MAX: usize = 4;
-
-/// A name other than ours.
-#[derive(Clone, Debug)]
-pub(super) struct Peer {
-    pub name: Name,
-    pub id: MemberId,
-    /// The run that is or was believed.
-    pub current: Option<Run>,
-    pub state: PeerState,
-    /// Runs that are heard and not believed.
-    pub candidates: Vec<Run>,
-    told_drift: bool,
-    told_boot: bool,
-}
-
-impl Peer {
-    /// The believed run while it lives.
-    pub fn live(&self) -> Option<&Run> {
-        self.current.as_ref().filter(|_| self.state.lives())
-    }
-}
 
 /// What a heartbeat changed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,9 +61,13 @@ pub(super) struct Membership {
     pub challenge: u32,
     /// When the last of the runs was heard that are forgotten by now: not believed, or of a name that made room.
     lost_sight: Option<Duration>,
-    /// The last name that found no room.
-    turned_away: Option<Name>,
+    /// Names that found no room, as far as they were reported: each once.
+    pub turned_away: Vec<Name>,
     pub counters: Counters,
+    /// When the next peer may be silent for too long, as the last judgement found: heartbeats only put that off.
+    judged_next: Duration,
+    /// Something happened since that may bring it forward.
+    unsure: bool,
 }
 
 impl Membership {
@@ -95,8 +82,10 @@ impl Membership {
             rivals: Vec::new(),
             challenge: 1,
             lost_sight: None,
-            turned_away: None,
+            turned_away: Vec::new(),
             counters: Counters::default(),
+            judged_next: Duration::ZERO,
+            unsure: true,
         }
     }
 
@@ -117,11 +106,13 @@ impl Membership {
             && self.lost_sight.is_none_or(|heard| at >= heard + after)
     }
 
-    /// Whether a peer that we hear well says that this member lives.
-    pub fn is_reported(&self, id: MemberId) -> bool {
-        self.live()
-            .filter(|(peer, _)| peer.state == PeerState::Alive)
-            .any(|(_, run)| run.echoes.iter().any(|echo| echo.id == id && echo.alive))
+    /// Whether a peer that we hear well says that this member lives, and did so no longer ago than we may hear nothing of
+    /// it and call that well.
+    pub fn is_reported(&self, id: MemberId, at: Duration) -> bool {
+        self.live().filter(|(peer, _)| peer.state == PeerState::Alive).any(|(_, run)| {
+            let since = at.saturating_sub(self.settings.suspect_after(run.header.interval));
+            run.hearsay.says_alive(id, since)
+        })
     }
 
     /// Takes an authenticated heartbeat in.
@@ -129,7 +120,7 @@ impl Membership {
         let heard = if beat.header.name == self.name {
             self.receive_own_name(beat, at, settled, reports)
         } else {
-            match self.place(beat.header.name, reports) {
+            match self.place(beat.header.name, at, reports) {
                 Some(place) => self.receive_peer(place, beat, at, reports),
                 None => Heard::NOTHING,
             }
@@ -140,8 +131,9 @@ impl Membership {
         heard
     }
 
-    /// The place of a name among the peers; makes one if there is room, or one that is gone to make room.
-    fn place(&mut self, name: Name, reports: &mut Vec<Report>) -> Option<usize> {
+    /// The place of a name among the peers; makes one if there is room, or one that is gone to make room. One that is still
+    /// heard keeps its place: where more are heard than there is room for, each would take another's before that is believed.
+    fn place(&mut self, name: Name, at: Duration, reports: &mut Vec<Report>) -> Option<usize> {
         let place = match self.peers.binary_search_by(|peer| peer.name.cmp(&name)) {
             Ok(place) => return Some(place),
             Err(place) => place,
@@ -152,32 +144,26 @@ impl Membership {
                 .iter()
                 .enumerate()
                 .filter(|(_, peer)| !peer.state.lives())
-                .min_by_key(|(_, peer)| peer.current.as_ref().map(|run| run.heard));
-            let Some((gone, _)) = longest_gone else {
-                if self.turned_away.replace(name) != Some(name) {
+                .map(|(place, peer)| (peer.heard(), matches!(peer.state, PeerState::Left { .. }), place))
+                .filter(|&(heard, left, _)| left || heard.is_none_or(|heard| at > heard + self.settings.detection()))
+                .min();
+            let Some((heard, _, gone)) = longest_gone else {
+                // Nobody knows what connections it has.
+                self.lost_sight = Some(at);
+                if self.turned_away.len() < MEMBERS_MAX && !self.turned_away.contains(&name) {
+                    self.turned_away.push(name);
                     reports.push(Report::TooManyMembers { name });
                 }
                 return None;
             };
-            let gone = self.peers.remove(gone);
-            let heard = gone.current.iter().chain(&gone.candidates).map(|run| run.heard).max();
+            self.peers.remove(gone);
             self.lost_sight = self.lost_sight.max(heard);
             // What was recorded of it must not be believed again.
             self.challenge = self.challenge.wrapping_add(1);
-            return self.place(name, reports);
+            return self.place(name, at, reports);
         }
-        self.peers.insert(
-            place,
-            Peer {
-                name,
-                id: name.id(),
-                current: None,
-                state: PeerState::Dead,
-                candidates: Vec::new(),
-                told_drift: false,
-                told_boot: false,
-            },
-        );
+        self.turned_away.retain(|away| *away != name);
+        self.peers.insert(place, Peer::new(name));
         Some(place)
     }
 
@@ -189,43 +175,57 @@ impl Membership {
         }
         let lives = peer.state.lives();
         let Some(run) = &mut peer.current else { return Heard::NOTHING };
-        match run.window.accept(beat.header.sequence) {
-            Freshness::Replayed => return Heard::refused(Refusal::Replayed),
-            Freshness::Late => {
-                self.counters.accepted += 1;
-                return Heard::NOTHING;
-            }
-            Freshness::Newest => {}
+        let freshness = run.window.accept(beat.header.sequence);
+        if freshness == Freshness::Replayed {
+            return Heard::refused(Refusal::Replayed);
         }
         self.counters.accepted += 1;
-        run.heard = at;
-        run.challenge = beat.header.challenge;
+        if freshness == Freshness::Newest {
+            run.heard = at;
+            run.challenge = beat.header.challenge;
+        }
         if matches!(peer.state, PeerState::Left { .. }) {
             return Heard::NOTHING;
         }
-        let answer = beat.echoes.iter().find(|echo| echo.nonce == self.me.nonce && echo.id == self.id);
-        if !answer.is_some_and(|echo| lives || echo.challenge == self.challenge) {
+        let word = run.word(&beat, self.id, self.me.nonce);
+        let answers = matches!(word, Word::Hears { challenge } if lives || challenge == self.challenge);
+        if word == Word::Nothing {
+            // What it says of others holds as long as it heard us when it last told.
+            if !lives || run.lost.is_some() {
+                return Heard::NOTHING;
+            }
+        } else if !answers {
             if lives && run.lost.is_none() {
                 run.lost = Some(at);
+                self.unsure = true;
             }
             // A dead one that is heard again waits for our echo.
             return Heard { greet: !lives, ..Heard::NOTHING };
         }
-        let changed = run.take(beat, at, &self.addresses);
-        let returned = peer.state != PeerState::Alive;
-        peer.state = PeerState::Alive;
+        let interval = run.header.interval;
+        let (mut changed, turned) = run.take(beat, at, &self.addresses);
+        if answers {
+            run.answers(at);
+            // Only what puts a judgement off leaves the time for the next one as it is.
+            self.unsure |= peer.state != PeerState::Alive || run.header.interval != interval;
+            changed |= peer.state != PeerState::Alive;
+            peer.state = PeerState::Alive;
+        }
         if !lives {
             reports.push(Report::PeerAlive { name: peer.name, incarnation: run.incarnation });
         }
         self.note(place, reports);
         let ended = self.end_by_word(place, reports);
-        let changed = changed || returned || ended.any;
+        // What others say of whom we hear ourselves decides nothing.
+        let decides = |&id: &MemberId| id != self.id && self.peer(id).and_then(Peer::live).is_none();
+        let changed = changed || ended.any || turned.iter().any(decides);
         Heard { obeyed: Some(place).filter(|_| !ended.yielded), changed, greet: !lives, refused: None }
     }
 
     /// A run that is not the believed one of its name.
     fn receive_candidate(&mut self, place: usize, beat: Heartbeat, at: Duration, reports: &mut Vec<Report>) -> Heard {
         let grace = self.grace();
+        self.unsure = true;
         let peer = &mut self.peers[place];
         let (index, greet) = Run::find_or_insert(&mut peer.candidates, &beat, at, CANDIDATES_MAX);
         let run = &mut peer.candidates[index];
@@ -233,20 +233,24 @@ impl Membership {
         if freshness == Freshness::Replayed {
             return Heard::refused(Refusal::Replayed);
         }
-        let newest = freshness == Freshness::Newest;
-        if newest {
+        if freshness == Freshness::Newest {
             run.heard = at;
             run.challenge = beat.header.challenge;
         }
+        let word = run.word(&beat, self.id, self.me.nonce);
         if beat.header.has(flags::YIELDING) {
             return Heard { greet, ..Heard::refused(Refusal::DuplicateName) };
         }
         if peer.state.lives() {
             // It stands back for the run that is known and alive. If that one is heard again it is a duplicate; if
             // not, this is its member's next run, and these frames were its first.
-            let hears_current = peer.current.as_ref().is_some_and(|current| {
-                beat.echoes.iter().any(|echo| echo.nonce == current.nonce && echo.id == peer.id)
-            });
+            let hears_current = match &peer.current {
+                Some(current) if beat.scope.contains(peer.id) => {
+                    beat.echoes.iter().any(|echo| echo.nonce == current.nonce && echo.id == peer.id)
+                }
+                // Another frame tells: it is what it was found to be.
+                _ => run.duplicate,
+            };
             let older = peer.current.as_ref().is_some_and(|current| beat.header.incarnation < current.incarnation);
             let refused = match (hears_current, older) {
                 (true, _) => Some(Refusal::DuplicateName),
@@ -258,11 +262,7 @@ impl Membership {
             run.pending += u64::from(refused.is_none());
             return Heard { greet, refused, ..Heard::NOTHING };
         }
-        let answers = beat
-            .echoes
-            .iter()
-            .any(|echo| echo.nonce == self.me.nonce && echo.id == self.id && echo.challenge == self.challenge);
-        if !answers {
+        if word != (Word::Hears { challenge: self.challenge }) {
             let older = peer.current.as_ref().is_some_and(|current| beat.header.incarnation < current.incarnation);
             let refused = match older {
                 true => Some(Refusal::OldIncarnation),
@@ -272,15 +272,12 @@ impl Membership {
             run.pending += u64::from(refused.is_none());
             return Heard { greet, refused, ..Heard::NOTHING };
         }
-        if !newest {
-            run.pending += 1;
-            return Heard { greet, ..Heard::NOTHING };
-        }
         let mut run = peer.candidates.swap_remove(index);
         self.counters.accepted += run.pending + 1;
         run.pending = 0;
         run.duplicate = false;
         run.take(beat, at, &self.addresses);
+        run.answers(at);
         reports.push(Report::PeerAlive { name: peer.name, incarnation: run.incarnation });
         peer.state = PeerState::Alive;
         peer.current = Some(run);
@@ -302,6 +299,7 @@ impl Membership {
             let run = peer.current.take();
             peer.state = PeerState::Dead;
             peer.candidates.extend(run);
+            self.unsure = true;
             self.challenge = self.challenge.wrapping_add(1);
             return Ended { any: true, yielded: true };
         } else {
@@ -334,6 +332,7 @@ impl Membership {
             return Heard::NOTHING;
         }
         let grace = self.grace();
+        self.unsure = true;
         let was_outranked = self.outranked(at, settled).is_some();
         let (index, greet) = Run::find_or_insert(&mut self.rivals, &beat, at, CANDIDATES_MAX);
         let run = &mut self.rivals[index];
@@ -341,19 +340,18 @@ impl Membership {
         if freshness == Freshness::Replayed {
             return Heard::refused(Refusal::Replayed);
         }
-        let newest = freshness == Freshness::Newest;
-        if newest {
+        if freshness == Freshness::Newest {
             run.heard = at;
             run.challenge = beat.header.challenge;
         }
-        let answers = beat.echoes.iter().any(|echo| {
-            echo.nonce == self.me.nonce && echo.id == self.id && (run.duplicate || echo.challenge == self.challenge)
-        });
-        let refused = if answers {
+        let word = run.word(&beat, self.id, self.me.nonce);
+        let refused = if matches!(word, Word::Hears { challenge } if run.duplicate || challenge == self.challenge) {
             run.duplicate = true;
-            if newest {
-                run.take(beat, at, &self.addresses);
-            }
+            run.take(beat, at, &self.addresses);
+            run.answers(at);
+            Some(Refusal::DuplicateName)
+        } else if word == Word::Nothing && run.duplicate {
+            // Another frame tells: it is what it was found to be.
             Some(Refusal::DuplicateName)
         } else if beat.header.incarnation < self.me.incarnation {
             Some(Refusal::OldIncarnation)
@@ -391,10 +389,13 @@ impl Membership {
         self.settings.detection() + 2 * self.settings.heartbeat
     }
 
-    /// Judges silence at `at`.
+    /// Judges silence at `at`. Asked at every frame, it looks at all peers only where one may be due.
     pub fn expire(&mut self, at: Duration, reports: &mut Vec<Report>) -> Judged {
         let grace = self.grace();
         let mut judged = Judged::default();
+        if at < self.judged_next && !self.unsure {
+            return judged;
+        }
         for peer in &mut self.peers {
             let changed = peer.judge(at, &self.settings, &mut self.challenge, reports);
             judged.changed |= changed;
@@ -415,6 +416,10 @@ impl Membership {
         if self.rivals.len() != rivals {
             self.challenge = self.challenge.wrapping_add(1);
         }
+        // Runs that are not believed are judged every time: there are none most of the time.
+        self.unsure = !self.rivals.is_empty() || self.peers.iter().any(|peer| !peer.candidates.is_empty());
+        let deadlines = self.peers.iter().filter_map(|peer| peer.next_deadline(&self.settings));
+        self.judged_next = deadlines.min().unwrap_or(Duration::MAX);
         judged
     }
 
@@ -425,20 +430,35 @@ impl Membership {
         peers.chain(rivals).filter(|&deadline| deadline > at).min()
     }
 
-    /// Whom we hear, for our heartbeats.
+    /// Whom we hear, for our heartbeats. Recordings must not crowd members out: of each name goes the believed run and the
+    /// newest other, and of further ones only what fits one frame with them. 16 names go in one frame so, whatever is
+    /// played to them, as those of earlier minor versions must.
     pub fn echoes(&self, at: Duration) -> Vec<Echo> {
         let heard = |run: &&Run| at <= run.heard + self.settings.dead_after(run.header.interval);
-        let mut echoes = Vec::new();
+        let mut echoes = Vec::with_capacity(self.peers.len());
+        let mut further = Vec::new();
+        let mut others = |echoes: &mut Vec<Echo>, runs: &[Run], id| {
+            let newest = runs.iter().filter(heard).max_by_key(|run| run.first).map(|run| run.nonce);
+            for run in runs.iter().filter(heard) {
+                let place = echoes.len();
+                echoes.push(run.echo(id, false));
+                if Some(run.nonce) != newest {
+                    further.push(place);
+                }
+            }
+        };
         for peer in &self.peers {
             let alive = peer.state == PeerState::Alive;
             let current = peer.current.iter().filter(|_| !matches!(peer.state, PeerState::Left { .. }));
             echoes.extend(current.filter(heard).map(|run| run.echo(peer.id, alive)));
-            echoes.extend(peer.candidates.iter().filter(heard).map(|run| run.echo(peer.id, false)));
+            others(&mut echoes, &peer.candidates, peer.id);
         }
-        echoes.extend(self.rivals.iter().filter(heard).map(|run| run.echo(self.id, false)));
-        // Members first: recordings must not crowd them out.
+        others(&mut echoes, &self.rivals, self.id);
+        let room = ECHOES_MAX.saturating_sub(echoes.len() - further.len());
+        for place in further.drain(..).skip(room).rev() {
+            echoes.remove(place);
+        }
         echoes.sort_by_key(|echo| !echo.alive);
-        echoes.truncate(ECHOES_MAX);
         echoes
     }
 }
@@ -468,39 +488,4 @@ pub(super) struct Judged {
 struct Ended {
     any: bool,
     yielded: bool,
-}
-
-impl Peer {
-    fn judge(&mut self, at: Duration, settings: &Settings, challenge: &mut u32, reports: &mut Vec<Report>) -> bool {
-        let Some(run) = self.current.as_ref().filter(|_| self.state.lives()) else { return false };
-        let interval = run.header.interval;
-        let silent = at.saturating_sub(run.answered);
-        let deaf = run.lost.is_some_and(|lost| at > lost + settings.suspect_after(interval));
-        let state = if deaf || silent > settings.dead_after(interval) {
-            PeerState::Dead
-        } else if run.lost.is_some() || silent > settings.suspect_after(interval) {
-            PeerState::Suspect
-        } else {
-            PeerState::Alive
-        };
-        let changed = state != self.state;
-        self.state = state;
-        if state == PeerState::Dead {
-            *challenge = challenge.wrapping_add(1);
-            reports.push(Report::PeerDead { name: self.name, silent });
-        }
-        changed
-    }
-
-    fn next_deadline(&self, settings: &Settings) -> Option<Duration> {
-        let run = self.live()?;
-        let interval = run.header.interval;
-        let deaf = run.lost.map(|lost| lost + settings.suspect_after(interval));
-        let silent = match self.state {
-            PeerState::Alive => run.answered + settings.suspect_after(interval),
-            _ => run.answered + settings.dead_after(interval),
-        };
-        // Judged strictly after.
-        deaf.into_iter().chain([silent]).min().map(|deadline| deadline + Duration::from_nanos(1))
-    }
 }

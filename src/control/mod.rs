@@ -42,4 +42,4 @@ pub use report::{
 pub use settings::{BadName, Settings, VipSettings};
 
 /// The most members of a cluster, this one included.
-pub const MEMBERS_MAX: usize = 16;
+pub const MEMBERS_MAX: usize = 64;

@@ -64,7 +64,7 @@ struct Case {
     asked: Option<Duration>,
     /// This member has nothing of it.
     cleared_here: bool,
-    /// Runs of others that have nothing of it.
+    /// Runs of others that have nothing of it, in order.
     cleared: Vec<(MemberId, u64)>,
 }
 
@@ -75,8 +75,14 @@ impl Case {
         (was.end, was.ack) == (is.end, is.ack)
     }
 
+    fn clear(&mut self, from: (MemberId, u64)) {
+        if let Err(place) = self.cleared.binary_search(&from) {
+            self.cleared.insert(place, from);
+        }
+    }
+
     fn is_cleared_by(&self, peer: &Peer) -> bool {
-        peer.current.as_ref().is_some_and(|run| self.cleared.contains(&(peer.id, run.nonce)))
+        peer.current.as_ref().is_some_and(|run| self.cleared.binary_search(&(peer.id, run.nonce)).is_ok())
     }
 }
 
@@ -208,12 +214,17 @@ impl Control {
         }
         self.orphans.next_judgement = at + JUDGE_EVERY;
         let (mut orphans, mut hopeless) = (Vec::new(), Vec::new());
+        let gone_for = self.gone_for(at);
         for (&number, case) in &self.orphans.cases {
             let vip = &self.vips[usize::from(case.suspect.suspicion.tuple.vip)];
             let after = vip.settings.orphans_after.filter(|_| vip.role.primary());
             match after.filter(|&after| at <= case.told + after + PATIENCE) {
                 None => hopeless.push(number),
-                Some(after) if orphans.len() < RESETS_MAX && self.is_orphan(case, at, after) => {
+                Some(after)
+                    if orphans.len() < RESETS_MAX
+                        && gone_for.is_some_and(|gone| gone >= after)
+                        && self.is_orphan(case, at, after) =>
+                {
                     orphans.push(number);
                     actions.push(Action::Reset(case.suspect));
                 }
@@ -232,20 +243,27 @@ impl Control {
             && at >= after
             && self.membership.live().any(|(peer, _)| peer.state == PeerState::Alive)
             && self.membership.believes_all(at, after)
-            && self.membership.peers.iter().all(|peer| self.is_accounted_for(peer, case, at, after))
+            && self.membership.live().all(|(peer, _)| case.is_cleared_by(peer))
     }
 
-    /// Whether a peer, as far as anyone knows, has nothing of a client.
-    fn is_accounted_for(&self, peer: &Peer, case: &Case, at: Duration, after: Duration) -> bool {
-        match peer.state {
-            PeerState::Alive | PeerState::Suspect => case.is_cleared_by(peer),
-            // Its connections ended with it.
-            PeerState::Left { returning: false } => true,
-            // Silent: not heard by us, though it may not hear us, nor by anyone who hears us.
-            PeerState::Dead | PeerState::Left { returning: true } => {
-                peer.current.as_ref().is_none_or(|run| at >= run.heard + after) && !self.membership.is_reported(peer.id)
+    /// For how long all have been silent that are neither alive nor gone for good; none if somebody who hears us hears one of
+    /// them. (The connections of those that are gone for good ended with them.) It is the same for all clients: many of them
+    /// do not ask it of many members.
+    fn gone_for(&self, at: Duration) -> Option<Duration> {
+        let mut gone_for = Duration::MAX;
+        for peer in &self.membership.peers {
+            match peer.state {
+                PeerState::Alive | PeerState::Suspect | PeerState::Left { returning: false } => {}
+                PeerState::Dead | PeerState::Left { returning: true } => {
+                    if self.membership.is_reported(peer.id, at) {
+                        return None;
+                    }
+                    let silent = peer.current.as_ref().map(|run| at.saturating_sub(run.heard));
+                    gone_for = silent.map_or(gone_for, |silent| silent.min(gone_for));
+                }
             }
         }
+        Some(gone_for)
     }
 
     /// When [`Control::seek_orphans`] is wanted.
@@ -264,10 +282,9 @@ impl Orphans {
     fn take_answer(&mut self, from: (MemberId, u64), answer: &Answer) {
         let Some(case) = self.cases.get_mut(&answer.number) else { return };
         match answer.holds {
-            Holds::Mine if broken(Rule::OwnersAsked) => case.cleared.push(from),
+            Holds::Mine if broken(Rule::OwnersAsked) => case.clear(from),
             Holds::Mine => self.owned(answer.number),
-            Holds::NotMine if !case.cleared.contains(&from) => case.cleared.push(from),
-            Holds::NotMine => {}
+            Holds::NotMine => case.clear(from),
         }
     }
 

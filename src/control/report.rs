@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::control::MEMBERS_MAX;
 use crate::control::member::Name;
 use crate::frame::Mac;
 use crate::shared::Role;
@@ -191,7 +192,12 @@ impl fmt::Display for Report {
             Report::Settled => f.write_str("the election has settled"),
             Report::ActivateRefused { why, .. } => write!(f, "cannot activate this member: {why}"),
             Report::NoSuccessor { address } => write!(f, "keeping {address}: no other member can take it"),
-            Report::TooManyMembers { name } => write!(f, "not listening to {name}: too many members"),
+            Report::TooManyMembers { name } => {
+                write!(
+                    f,
+                    "not listening to {name}: a cluster has at most {MEMBERS_MAX} members, and all of them are there"
+                )
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::broken::{Rule, broken};
 use crate::control::assignment::Assignment;
 use crate::control::core::{Action, Control, Leaving};
 use crate::control::election::{Election, Need, Presence, Standing, comparable, is_better};
-use crate::control::heartbeat::{flags, vip_flags};
+use crate::control::heartbeat::{VipBeat, flags, vip_flags};
 use crate::control::member::MemberId;
 use crate::control::membership::{Peer, Run};
 use crate::control::report::{CannotActivate, PeerState, Report};
@@ -81,8 +81,10 @@ impl Control {
     /// Brings assignments and roles in line with what is known now.
     pub(super) fn govern(&mut self, now: Time, actions: &mut Vec<Action>) {
         let mut calm = self.has_settled();
+        // Who is there is the same for all VIPs.
+        let members = self.members();
         for index in 0..self.vips.len() {
-            calm &= self.reconcile(index, now, actions);
+            calm &= self.reconcile(index, &members, now, actions);
         }
         self.update_roles(now, actions);
         if calm && !self.settled && self.vips.iter().all(|vip| vip.lingering.is_none()) {
@@ -123,8 +125,8 @@ impl Control {
     }
 
     /// Proposes a change where the assignment needs one and it is our turn. Returns whether it needs none any more.
-    fn reconcile(&mut self, index: usize, now: Time, actions: &mut Vec<Action>) -> bool {
-        let roster = self.roster(index);
+    fn reconcile(&mut self, index: usize, members: &[Standing], now: Time, actions: &mut Vec<Action>) -> bool {
+        let roster = self.roster(index, members);
         let election = self.election(index, &roster);
         let need = election.need();
         let challenge = if need == Need::Nothing { self.rebalance(index, &election) } else { None };
@@ -207,7 +209,7 @@ impl Control {
         if vip.assignment.rank(self.me).is_some() {
             return Err(CannotActivate::AlreadyActive);
         }
-        let roster = self.roster(index);
+        let roster = self.roster(index, &self.members());
         let election = self.election(index, &roster);
         let mut actives = vip.assignment.actives.clone();
         match election.worst() {
@@ -259,8 +261,9 @@ impl Control {
 
     /// Whether somebody else is there to take over what we serve.
     pub(super) fn may_hand_over(&self) -> bool {
+        let members = self.members();
         (0..self.vips.len()).filter(|&index| self.vips[index].role.active).any(|index| {
-            let roster = self.roster(index);
+            let roster = self.roster(index, &members);
             let election = self.election(index, &roster);
             let keepers = election.keepers();
             self.vips[index].lingering.is_some() || !keepers.is_empty() || !election.fresh(&keepers).is_empty()
@@ -299,23 +302,53 @@ impl Control {
         }
     }
 
-    /// All members, as far as known, with regard to one VIP.
-    fn roster(&self, index: usize) -> Vec<Standing> {
-        let vip = &self.vips[index];
-        let mut roster = vec![Standing {
-            id: self.me,
+    /// All members known, us first and the others as [`Membership::peers`](super::membership::Membership::peers) has them,
+    /// as far as it is the same for all VIPs.
+    fn members(&self) -> Vec<Standing> {
+        let mut members = Vec::with_capacity(1 + self.membership.peers.len());
+        members.push(Standing {
             name: Some(self.settings.name),
             metric: comparable(self.metric),
             presence: Presence::Direct,
-            eligible: self.has_settled()
-                && self.leaving == Leaving::No
-                && !self.draining
-                && !vip.draining
-                && vip.healthy == Some(true),
+            eligible: self.has_settled() && self.leaving == Leaving::No && !self.draining,
             steady: true,
-            serving: vip.role.active,
-        }];
-        roster.extend(self.membership.peers.iter().map(|peer| self.standing(peer, index)));
+            ..Standing::unknown(self.me)
+        });
+        members.extend(self.membership.peers.iter().map(|peer| self.standing(peer)));
+        members
+    }
+
+    fn standing(&self, peer: &Peer) -> Standing {
+        let standing = Standing { name: Some(peer.name), ..Standing::unknown(peer.id) };
+        let Some(run) = peer.live() else {
+            let left = matches!(peer.state, PeerState::Left { .. });
+            return Standing { presence: if left { Presence::Absent } else { self.indirect(peer.id) }, ..standing };
+        };
+        let out = flags::DRAINING | flags::LEAVING | flags::GOODBYE | flags::YIELDING;
+        Standing {
+            metric: comparable(run.header.metric),
+            presence: Presence::Direct,
+            eligible: run.header.has(flags::READY | flags::SETTLED) && run.header.flags & out == 0,
+            steady: peer.state == PeerState::Alive,
+            ..standing
+        }
+    }
+
+    /// All members, as far as known, with regard to one VIP.
+    fn roster(&self, index: usize, members: &[Standing]) -> Vec<Standing> {
+        let vip = &self.vips[index];
+        let mut roster = Vec::with_capacity(members.len() + vip.assignment.actives.len());
+        roster.extend_from_slice(members);
+        if let Some((me, others)) = roster.split_first_mut() {
+            me.eligible &= !vip.draining && vip.healthy == Some(true);
+            me.serving = vip.role.active;
+            for (standing, peer) in others.iter_mut().zip(&self.membership.peers) {
+                let beat = peer.live().and_then(|run| run.vips.get(index)).and_then(Option::as_ref);
+                let fit = |beat: &VipBeat| beat.has(vip_flags::HEALTHY) && !beat.has(vip_flags::DRAINING);
+                standing.eligible &= beat.is_some_and(fit);
+                standing.serving = beat.is_some_and(|beat| beat.has(vip_flags::SERVING));
+            }
+        }
         for &id in &vip.assignment.actives {
             if roster.iter().all(|standing| standing.id != id) {
                 roster.push(Standing { presence: self.indirect(id), ..Standing::unknown(id) });
@@ -324,28 +357,8 @@ impl Control {
         roster
     }
 
-    fn standing(&self, peer: &Peer, index: usize) -> Standing {
-        let standing = Standing { name: Some(peer.name), ..Standing::unknown(peer.id) };
-        let Some(run) = peer.live() else {
-            let left = matches!(peer.state, PeerState::Left { .. });
-            return Standing { presence: if left { Presence::Absent } else { self.indirect(peer.id) }, ..standing };
-        };
-        let out = flags::DRAINING | flags::LEAVING | flags::GOODBYE | flags::YIELDING;
-        let beat = run.vips.get(index).and_then(Option::as_ref);
-        Standing {
-            metric: comparable(run.header.metric),
-            presence: Presence::Direct,
-            eligible: run.header.has(flags::READY | flags::SETTLED)
-                && run.header.flags & out == 0
-                && beat.is_some_and(|beat| beat.has(vip_flags::HEALTHY) && !beat.has(vip_flags::DRAINING)),
-            steady: peer.state == PeerState::Alive,
-            serving: beat.is_some_and(|beat| beat.has(vip_flags::SERVING)),
-            ..standing
-        }
-    }
-
     fn indirect(&self, id: MemberId) -> Presence {
-        if self.membership.is_reported(id) { Presence::Reported } else { Presence::Absent }
+        if self.membership.is_reported(id, self.clock.listened()) { Presence::Reported } else { Presence::Absent }
     }
 
     /// Whether all others that the assignment names say that they serve by it.
@@ -376,10 +389,11 @@ impl Control {
     }
 
     /// Whether every node that was ever heard is alive or said goodbye. One that fell silent may be alive and active
-    /// on the other side of a broken link.
+    /// on the other side of a broken link, and one too many may be so anywhere.
     fn nobody_is_in_doubt(&self) -> bool {
         let sure =
             |peer: &Peer| matches!(peer.state, PeerState::Alive | PeerState::Left { .. }) && peer.candidates.is_empty();
-        self.membership.peers.iter().all(sure) && self.membership.rivals.is_empty()
+        let membership = &self.membership;
+        membership.peers.iter().all(sure) && membership.rivals.is_empty() && membership.turned_away.is_empty()
     }
 }

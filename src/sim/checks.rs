@@ -63,7 +63,7 @@ pub struct Seen {
 }
 
 /// Members as a set of bits.
-type Members = u32;
+type Members = u64;
 
 /// The checker.
 #[derive(Debug, Default)]

@@ -8,6 +8,7 @@ use super::service::PORT;
 use super::switch::Cable;
 use crate::classify::{Facts, VipFacts};
 use crate::config::checked::{Key, Rebalance};
+use crate::control::heartbeat::ECHOES_MAX;
 use crate::control::heartbeat::dialect::Dialect;
 use crate::control::{Name, Settings, VipSettings};
 use crate::frame::Mac;
@@ -20,7 +21,7 @@ pub const HEARTBEAT: u16 = 0x88b5;
 pub struct Options {
     /// Where all randomness comes from.
     pub seed: u64,
-    /// Members, 1 to 16.
+    /// Members, 1 to 64.
     pub members: usize,
     /// Client machines, up to 100.
     pub clients: usize,
@@ -142,8 +143,10 @@ impl Options {
         if !self.versions {
             return Dialect::Present;
         }
+        // The earliest has no echoes for more.
+        let dialects = if self.members <= ECHOES_MAX { Dialect::ALL } else { &Dialect::ALL[1..] };
         // The first member begins as the earliest, and so on round; each start is an upgrade, or takes one back.
-        Dialect::ALL[(index + start as usize + 2) % Dialect::ALL.len()]
+        dialects[(index + start as usize + 2) % dialects.len()]
     }
 
     /// A machine's boot id, after so many boots.

@@ -2,16 +2,18 @@
 //! by side; the tests and the simulator show that they get along. A member that serves uses none of this.
 
 use super::inquiry::write_sections;
+use super::parts::{ECHOES_MAX, SECTION_ECHOES, SECTION_SCOPE, Scope, write_echoes, write_scope};
 use super::reader::{Reader, parse};
 use super::{
-    Authenticator, ECHO_LEN, ETHERNET_LEN, HEADER_LEN, MINOR, SECTION_ANSWERS, SECTION_ECHOES, SECTION_QUESTIONS,
-    SECTION_VIPS, TAG_LEN, seal, set_u16, write_echoes, write_vip,
+    Authenticator, ECHO_LEN, ETHERNET_LEN, HEADER_LEN, SECTION_ANSWERS, SECTION_QUESTIONS, SECTION_VIPS, TAG_LEN, seal,
+    set_u16, write_vip,
 };
 
 /// A minor version of the format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dialect {
-    /// Minor version 0: it knows nothing of orphans, neither asks nor answers, and skips the sections about them.
+    /// Minor version 0: it knows nothing of orphans, neither asks nor answers, and skips the sections about them. Nor does
+    /// it know more members than it has echoes for in one frame: in a larger cluster it cannot be.
     Earlier,
     /// The one written here.
     #[default]
@@ -19,6 +21,9 @@ pub enum Dialect {
     /// One to come: its header and entries are longer, and it has a section of a new type.
     Later,
 }
+
+/// The minor version of [`Dialect::Later`].
+const LATER: u8 = 3;
 
 impl Dialect {
     /// All of them.
@@ -36,16 +41,21 @@ impl Dialect {
     /// What a member of this version understands of a frame. What is no heartbeat of the cluster stays as it is.
     pub fn receive(self, frame: &[u8], ethertype: u16, auth: &Authenticator) -> Vec<u8> {
         let known = match self {
-            Dialect::Earlier if parse(frame, ethertype, auth).is_ok() => without_inquiry(frame, auth),
-            _ => None,
+            Dialect::Earlier => parse(frame, ethertype, auth).ok().and_then(|heartbeat| {
+                // Malformed, to it.
+                let too_many = heartbeat.echoes.len() > ECHOES_MAX;
+                if too_many { Some(Vec::new()) } else { without_what_is_later(frame, auth) }
+            }),
+            Dialect::Present | Dialect::Later => None,
         };
         known.unwrap_or_else(|| frame.to_vec())
     }
 }
 
 fn as_earlier(frame: &[u8], ethertype: u16, auth: &Authenticator) -> Option<Vec<u8>> {
-    // Questions and answers go in frames of their own.
-    if !parse(frame, ethertype, auth).ok()?.inquiry.is_empty() {
+    let heartbeat = parse(frame, ethertype, auth).ok()?;
+    // Questions and answers go in frames of their own, and so do parts of echoes.
+    if !heartbeat.inquiry.is_empty() || heartbeat.scope != Scope::ALL {
         return None;
     }
     let mut earlier = frame.get(..frame.len() - TAG_LEN)?.to_vec();
@@ -56,19 +66,25 @@ fn as_earlier(frame: &[u8], ethertype: u16, auth: &Authenticator) -> Option<Vec<
 
 fn as_later(frame: &[u8], ethertype: u16, auth: &Authenticator) -> Option<Vec<u8>> {
     let heartbeat = parse(frame, ethertype, auth).ok()?;
+    // It would cut a full frame elsewhere; this one has to do.
+    let more: &[u8] = if heartbeat.echoes.len() <= ECHOES_MAX { &[6, 7] } else { &[] };
     let mut later = frame.get(..ETHERNET_LEN + HEADER_LEN)?.to_vec();
-    later[19] = MINOR + 1;
+    later[19] = LATER;
     set_u16(&mut later, 30, HEADER_LEN + 5);
     later.extend([1, 2, 3, 4, 5]);
     later.extend([200, 0, 3, 9, 9, 9]);
+    if heartbeat.scope != Scope::ALL {
+        write_scope(&mut later, &heartbeat.scope);
+    }
+    let entry_len = ECHO_LEN + more.len();
     later.push(SECTION_ECHOES);
-    later.extend(((1 + heartbeat.echoes.len() * (ECHO_LEN + 2)) as u16).to_be_bytes());
-    later.push(ECHO_LEN as u8 + 2);
+    later.extend(((1 + heartbeat.echoes.len() * entry_len) as u16).to_be_bytes());
+    later.push(entry_len as u8);
     for echo in &heartbeat.echoes {
         let mut section = Vec::new();
         write_echoes(&mut section, std::slice::from_ref(echo));
         later.extend(&section[4..]);
-        later.extend([6, 7]);
+        later.extend(more);
     }
     let start = later.len();
     later.extend([SECTION_VIPS, 0, 0]);
@@ -80,13 +96,15 @@ fn as_later(frame: &[u8], ethertype: u16, auth: &Authenticator) -> Option<Vec<u8
     }
     let body = later.len() - start - 3;
     set_u16(&mut later, start + 1, body);
-    write_sections(&mut later, &heartbeat.inquiry);
+    if !more.is_empty() || !heartbeat.inquiry.is_empty() {
+        write_sections(&mut later, &heartbeat.inquiry);
+    }
     seal(auth, &mut later);
     Some(later)
 }
 
 /// An authentic frame without the sections that minor version 0 does not know.
-fn without_inquiry(frame: &[u8], auth: &Authenticator) -> Option<Vec<u8>> {
+fn without_what_is_later(frame: &[u8], auth: &Authenticator) -> Option<Vec<u8>> {
     let mut sizes = Reader(frame.get(20..)?);
     let total = ETHERNET_LEN + usize::from(sizes.u16()?);
     sizes.take(8)?;
@@ -94,7 +112,7 @@ fn without_inquiry(frame: &[u8], auth: &Authenticator) -> Option<Vec<u8>> {
     let mut known = frame.get(..sections_at)?.to_vec();
     let mut sections = Reader(frame.get(sections_at..total - TAG_LEN)?);
     while let Some((kind, body)) = sections.section() {
-        if !matches!(kind, SECTION_QUESTIONS | SECTION_ANSWERS) {
+        if !matches!(kind, SECTION_QUESTIONS | SECTION_ANSWERS | SECTION_SCOPE) {
             known.push(kind);
             known.extend((body.len() as u16).to_be_bytes());
             known.extend(body);

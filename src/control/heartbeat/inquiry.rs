@@ -7,14 +7,16 @@
 //!    Who cannot tell does not answer.
 //! ```
 //!
-//! They travel in a frame of their own beside the heartbeat's others, which so have as much room for VIPs as ever.
+//! They travel in a frame of their own beside the heartbeat's others, which so have as much room for VIPs as ever. Where
+//! those have a part of the echoes each, this one has none.
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::parts::{ECHOES_MAX, Parts};
 use super::reader::{Reader, Rejected};
 use super::{
-    Authenticator, ECHO_LEN, ECHOES_MAX, ETHERNET_LEN, Echo, HEADER_LEN, HEARTBEAT_MAX, Header, HeartbeatFrame, Mac,
-    SECTION_ANSWERS, SECTION_QUESTIONS, TAG_LEN, seal, set_u16, write_address, write_echoes, write_header,
+    Authenticator, ECHO_LEN, ETHERNET_LEN, Echo, HEADER_LEN, HEARTBEAT_MAX, Header, HeartbeatFrame, Mac,
+    SECTION_ANSWERS, SECTION_QUESTIONS, TAG_LEN, seal, set_u16, write_address, write_header,
 };
 
 use Rejected::Malformed;
@@ -103,7 +105,7 @@ pub fn write_inquiry(
     *sequence += 1;
     let mut frame = Vec::with_capacity(HEARTBEAT_MAX);
     write_header(&mut frame, auth, source, ethertype, &Header { sequence: *sequence, ..*header });
-    write_echoes(&mut frame, echoes);
+    Parts::of(echoes).write_beside(&mut frame);
     write_sections(&mut frame, inquiry);
     seal(auth, &mut frame);
     HeartbeatFrame::new(&frame)

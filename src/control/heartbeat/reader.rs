@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::inquiry::{Inquiry, read_answers, read_questions};
-use super::{ECHOES_MAX, ETHERNET_LEN, Echo, HEADER_LEN, Header, Heartbeat, MAGIC, MAJOR, VipBeat};
-use super::{SECTION_ANSWERS, SECTION_ECHOES, SECTION_QUESTIONS, SECTION_VIPS};
+use super::parts::{SECTION_ECHOES, SECTION_SCOPE, Scope, read_echoes, read_scope};
+use super::{ETHERNET_LEN, HEADER_LEN, Header, Heartbeat, MAGIC, MAJOR, VipBeat};
+use super::{SECTION_ANSWERS, SECTION_QUESTIONS, SECTION_VIPS};
 use crate::control::assignment::{Assignment, RANKS_MAX};
 use crate::control::auth::{Authenticator, TAG_LEN};
 use crate::control::member::{MemberId, NAME_MAX, Name};
@@ -77,12 +78,13 @@ fn read_message(source: Mac, message: &[u8]) -> Result<Heartbeat, Rejected> {
     }
     let header = read_header(&mut rest)?;
     let inquiry = Inquiry::default();
-    let mut heartbeat = Heartbeat { source, header, echoes: Vec::new(), vips: Vec::new(), inquiry };
+    let mut heartbeat = Heartbeat { source, header, scope: Scope::ALL, echoes: Vec::new(), vips: Vec::new(), inquiry };
     let mut sections = Reader(&message[header_len..]);
     while !sections.0.is_empty() {
         let (kind, body) = sections.section().ok_or(Malformed("a section is cut off"))?;
         match kind {
             SECTION_ECHOES => read_echoes(body, &mut heartbeat.echoes)?,
+            SECTION_SCOPE => heartbeat.scope = read_scope(body)?,
             SECTION_VIPS => read_vips(body, &mut heartbeat.vips)?,
             SECTION_QUESTIONS => read_questions(body, &mut heartbeat.inquiry.questions)?,
             SECTION_ANSWERS => read_answers(body, &mut heartbeat.inquiry.answers)?,
@@ -90,6 +92,8 @@ fn read_message(source: Mac, message: &[u8]) -> Result<Heartbeat, Rejected> {
             _ => {}
         }
     }
+    let scope = heartbeat.scope;
+    heartbeat.echoes.retain(|echo| scope.contains(echo.id));
     Ok(heartbeat)
 }
 
@@ -114,25 +118,6 @@ fn read_header(rest: &mut Reader<'_>) -> Result<Header, Rejected> {
         return Err(Malformed("its interval is out of range"));
     }
     Ok(header)
-}
-
-fn read_echoes(body: &[u8], echoes: &mut Vec<Echo>) -> Result<(), Rejected> {
-    let mut body = Reader(body);
-    let cut_off = || Malformed("an echo is cut off");
-    let entry_len = usize::from(body.u8().ok_or_else(cut_off)?);
-    while !body.0.is_empty() {
-        let mut entry = Reader(body.take(entry_len).filter(|entry| !entry.is_empty()).ok_or_else(cut_off)?);
-        if echoes.len() == ECHOES_MAX {
-            return Err(Malformed("too many echoes"));
-        }
-        echoes.push(Echo {
-            id: MemberId(entry.u64().ok_or_else(cut_off)?),
-            nonce: entry.u64().ok_or_else(cut_off)?,
-            challenge: entry.u32().ok_or_else(cut_off)?,
-            alive: entry.u8().ok_or_else(cut_off)? & 1 != 0,
-        });
-    }
-    Ok(())
 }
 
 fn read_vips(body: &[u8], vips: &mut Vec<VipBeat>) -> Result<(), Rejected> {

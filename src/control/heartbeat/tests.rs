@@ -91,7 +91,7 @@ fn a_heartbeat_survives_writing_and_reading() {
 
 #[test]
 fn what_does_not_fit_one_frame_goes_in_several() {
-    let echoes: Vec<Echo> = (0..40).map(echo).collect();
+    let echoes: Vec<Echo> = (0..32).map(echo).collect();
     let vips: Vec<VipBeat> = (0..256).map(|n| vip(n, 16)).collect();
     let frames = frames(&echoes, &vips);
     let mut read = Vec::new();
@@ -99,7 +99,7 @@ fn what_does_not_fit_one_frame_goes_in_several() {
         assert!(frame.len() <= HEARTBEAT_MAX);
         let part = parse(frame, ETHERTYPE, &auth()).unwrap();
         assert_eq!(part.header.sequence, index as u64 + 1);
-        assert_eq!(part.echoes, echoes[..ECHOES_MAX]);
+        assert_eq!((part.scope, part.echoes.as_slice()), (Scope::ALL, &echoes[..]));
         read.extend(part.vips);
     }
     assert_eq!(read, vips);
@@ -109,6 +109,80 @@ fn what_does_not_fit_one_frame_goes_in_several() {
     assert_eq!(super::tests::frames(&echoes, &vips[..30]).len(), 1);
     assert_eq!(super::tests::frames(&echoes, &vips[..31]).len(), 2);
     assert_eq!(super::tests::frames(&echoes, &vips).len(), 9);
+    // And 63 peers.
+    let echoes: Vec<Echo> = (0..63).map(echo).collect();
+    assert_eq!(super::tests::frames(&echoes, &vips[..39]).len(), 2);
+    assert_eq!(super::tests::frames(&echoes, &vips[..40]).len(), 3);
+    assert_eq!(super::tests::frames(&echoes, &vips).len(), 8);
+}
+
+/// The sections of a frame: kind, and length of the body.
+fn sections(frame: &[u8]) -> Vec<(u8, usize)> {
+    let mut rest = reader::Reader(&frame[ETHERNET_LEN + HEADER_LEN..frame.len() - TAG_LEN]);
+    std::iter::from_fn(|| rest.section()).map(|(kind, body)| (kind, body.len())).collect()
+}
+
+#[test]
+fn up_to_32_echoes_go_as_minor_version_1_has_them() {
+    for peers in 0..=ECHOES_MAX {
+        let echoes: Vec<Echo> = (0..peers as u64).rev().map(echo).collect();
+        let frames = frames(&echoes, &(0..60).map(|n| vip(n, 1)).collect::<Vec<_>>());
+        assert!(frames.len() > 1);
+        for frame in &frames {
+            assert_eq!(frame[19], 1);
+            let found = sections(frame);
+            assert_eq!((found.len(), found[0], found[1].0), (2, (1, 1 + 21 * peers), 2));
+            assert_eq!(parse(frame, ETHERTYPE, &auth()).unwrap().echoes, echoes, "in the same order");
+        }
+        let asks = inquiry_frame(&echoes, &Inquiry { questions: vec![question(1)], answers: Vec::new() });
+        assert_eq!((asks[19], sections(&asks)), (1, vec![(1, 1 + 21 * peers), (4, 1), (3, 19)]));
+    }
+}
+
+#[test]
+fn more_echoes_go_in_parts_that_tell_of_whom() {
+    // Ids far apart, some with two runs.
+    let echo = |n: u64| Echo { id: MemberId(((n / 2 + n % 2) << 40) + 7), ..echo(n) };
+    for (count, frames_of) in [(33, 1), (62, 1), (63, 2), (64, 2), (127, 3), (319, 6)] {
+        let mut echoes: Vec<Echo> = (0..count).rev().map(echo).collect();
+        let vips: Vec<VipBeat> = (0..100).map(|n| vip(n, 1)).collect();
+        let read: Vec<Heartbeat> =
+            frames(&echoes, &vips).iter().map(|frame| parse(frame, ETHERTYPE, &auth()).unwrap()).collect();
+        let parts: Vec<&Heartbeat> = read.iter().filter(|frame| !frame.scope.is_none()).collect();
+        assert_eq!(parts.len(), frames_of, "{count}");
+        // They come first, leave no id out, and tell of none twice.
+        assert!(read[..frames_of - 1].iter().all(|frame| frame.vips.is_empty()));
+        assert_eq!((parts[0].scope.first, parts[frames_of - 1].scope.last), (Scope::ALL.first, Scope::ALL.last));
+        assert!(parts.windows(2).all(|pair| pair[0].scope.last.0 + 1 == pair[1].scope.first.0));
+        let sent: Vec<Echo> = read.iter().flat_map(|frame| frame.echoes.iter().copied()).collect();
+        echoes.sort_by_key(|echo| echo.id);
+        assert_eq!(sent, echoes);
+        assert_eq!(read.iter().flat_map(|frame| frame.vips.iter().cloned()).collect::<Vec<_>>(), vips);
+        assert!(read[frames_of..].iter().all(|frame| frame.scope == Scope::NONE && frame.echoes.is_empty()));
+    }
+}
+
+#[test]
+fn a_part_is_laid_out_as_documented_and_later_versions_may_lengthen_it() {
+    let echoes: Vec<Echo> = (0..63).map(echo).collect();
+    let frames = frames(&echoes, &[]);
+    assert_eq!((frames.len(), frames[0][19], sections(&frames[0])), (2, 2, vec![(5, 16), (1, 1 + 62 * 21), (2, 0)]));
+    assert_eq!(frames[0][142..158], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 61]);
+    assert_eq!(frames[1][142..158], [0, 0, 0, 0, 0, 0, 0, 62, 255, 255, 255, 255, 255, 255, 255, 255]);
+    for frame in &frames {
+        let (read, later) = (parse(frame, ETHERTYPE, &auth()).unwrap(), later(frame));
+        assert!(later.len() <= HEARTBEAT_MAX);
+        let later = parse(&later, ETHERTYPE, &auth()).unwrap();
+        assert_eq!((later.scope, later.echoes), (read.scope, read.echoes));
+        // It is of no cluster that a member of the first version can be in.
+        assert_eq!(Dialect::Earlier.send(frame, ETHERTYPE, &auth()), None);
+    }
+    // An echo outside of the scope says nothing.
+    let mut frame = frames[1].clone();
+    frame.truncate(frame.len() - TAG_LEN);
+    frame[149] = 63;
+    seal(&auth(), &mut frame);
+    assert_eq!(parse(&frame, ETHERTYPE, &auth()).unwrap().echoes, []);
 }
 
 fn question(number: u32) -> Question {
@@ -153,10 +227,13 @@ fn an_inquiry_survives_writing_and_reading_also_by_a_later_minor_version() {
 #[test]
 fn of_an_inquiry_as_much_goes_as_there_is_room_for() {
     let echoes: Vec<Echo> = (0..40).map(echo).collect();
-    for (peers, fit) in [(2, QUESTIONS_MAX), (32, 18)] {
+    for (peers, fit) in [(2, QUESTIONS_MAX), (32, 18), (40, QUESTIONS_MAX)] {
         let inquiry = Inquiry { questions: (0..100).map(question).collect(), answers: (0..100).map(answer).collect() };
         let frame = inquiry_frame(&echoes[..peers], &inquiry);
-        let read = parse(&frame, ETHERTYPE, &auth()).unwrap().inquiry;
+        let read = parse(&frame, ETHERTYPE, &auth()).unwrap();
+        let scope = if peers <= ECHOES_MAX { Scope::ALL } else { Scope::NONE };
+        assert_eq!((read.scope, read.echoes.len()), (scope, if peers <= ECHOES_MAX { peers } else { 0 }));
+        let read = read.inquiry;
         assert_eq!(read.questions, inquiry.questions[..fit]);
         assert_eq!(read.answers, inquiry.answers[..ANSWERS_MAX]);
     }
@@ -264,14 +341,15 @@ proptest! {
 
     #[test]
     fn any_authentic_message_is_read_or_refused(header_len in prop_oneof![Just(125u16), any::<u16>()],
-        message in vec(prop_oneof![0u8..5, any::<u8>()], 0..300)) {
+        message in vec(prop_oneof![0u8..6, any::<u8>()], 0..300)) {
         if let Ok(heartbeat) = parse(&sealed(header_len, &message), ETHERTYPE, &auth()) {
-            prop_assert!(heartbeat.echoes.len() <= ECHOES_MAX);
+            prop_assert!(heartbeat.echoes.len() <= PART_MAX);
+            prop_assert!(heartbeat.echoes.iter().all(|echo| heartbeat.scope.contains(echo.id)));
         }
     }
 
     #[test]
-    fn any_sections_are_read_or_refused(sections in vec((1u8..6, vec(prop_oneof![0u8..40, any::<u8>()], 0..80)), 0..5)) {
+    fn any_sections_are_read_or_refused(sections in vec((1u8..7, vec(prop_oneof![0u8..40, any::<u8>()], 0..80)), 0..5)) {
         let mut message = Vec::new();
         for (kind, body) in sections {
             message.push(kind);

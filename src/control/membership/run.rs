@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::hearsay::Hearsay;
 use crate::control::auth::ReplayWindow;
 use crate::control::heartbeat::{Echo, Header, Heartbeat, VipBeat};
 use crate::control::member::{MemberId, Name};
@@ -34,9 +35,28 @@ pub(in crate::control) struct Run {
     pub source: Mac,
     /// Its latest header. Until it answered once, its first.
     pub header: Header,
-    pub echoes: Vec<Echo>,
+    /// Whom it says it hears.
+    pub hearsay: Hearsay,
     /// Its VIPs by our index.
     pub vips: Vec<Option<VipBeat>>,
+    /// The numbers of the frames that they are from.
+    vips_from: Vec<u64>,
+    /// The number of the frame that last told whether it hears us.
+    told: u64,
+}
+
+/// What a frame says of us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::control) enum Word {
+    /// Nothing new: another frame tells, or a later one has.
+    Nothing,
+    /// That its sender does not hear us.
+    Deaf,
+    /// That it hears us.
+    Hears {
+        /// Which of our challenges it heard last.
+        challenge: u32,
+    },
 }
 
 impl Run {
@@ -55,8 +75,10 @@ impl Run {
             duplicate: false,
             source: beat.source,
             header: beat.header,
-            echoes: Vec::new(),
+            hearsay: Hearsay::default(),
             vips: Vec::new(),
+            vips_from: Vec::new(),
+            told: 0,
         }
     }
 
@@ -73,22 +95,52 @@ impl Run {
         (runs.len() - 1, true)
     }
 
-    /// Takes over what a heartbeat says. Returns whether anything is new that the election looks at.
-    pub fn take(&mut self, beat: Heartbeat, at: Duration, addresses: &BTreeMap<IpAddr, usize>) -> bool {
+    /// What a frame of it says of the run with our id and nonce. Only the latest word counts, in whatever order frames come.
+    pub fn word(&mut self, beat: &Heartbeat, id: MemberId, nonce: u64) -> Word {
+        if !beat.scope.contains(id) || beat.header.sequence <= self.told {
+            return Word::Nothing;
+        }
+        self.told = beat.header.sequence;
+        match beat.echoes.iter().find(|echo| echo.nonce == nonce && echo.id == id) {
+            Some(echo) => Word::Hears { challenge: echo.challenge },
+            None => Word::Deaf,
+        }
+    }
+
+    /// It answers us, so each hears the other.
+    pub fn answers(&mut self, at: Duration) {
         self.answered = at;
         self.lost = None;
-        let mut changed = self.header.flags != beat.header.flags || self.echoes != beat.echoes;
-        self.header = beat.header;
-        self.echoes = beat.echoes;
-        self.vips.resize(addresses.len(), None);
-        for vip in beat.vips {
-            if let Some(&index) = addresses.get(&vip.address) {
-                let known = &mut self.vips[index];
-                changed |= known.as_ref() != Some(&vip);
-                *known = Some(vip);
-            }
+    }
+
+    /// Takes over what a frame says, but for what a later one has said already: the frames of one heartbeat may come in any
+    /// order. Returns whether anything is new that the election looks at, and whom it calls alive and did not, or the other
+    /// way round.
+    pub fn take(
+        &mut self,
+        beat: Heartbeat,
+        at: Duration,
+        addresses: &BTreeMap<IpAddr, usize>,
+    ) -> (bool, Vec<MemberId>) {
+        let sequence = beat.header.sequence;
+        let turned = self.hearsay.take(beat.scope, &beat.echoes, sequence, at);
+        let mut changed = false;
+        if sequence > self.header.sequence {
+            changed = self.header.flags != beat.header.flags;
+            self.header = beat.header;
         }
-        changed
+        self.vips.resize(addresses.len(), None);
+        self.vips_from.resize(addresses.len(), 0);
+        for vip in beat.vips {
+            let Some(&index) = addresses.get(&vip.address).filter(|&&index| sequence > self.vips_from[index]) else {
+                continue;
+            };
+            self.vips_from[index] = sequence;
+            let known = &mut self.vips[index];
+            changed |= known.as_ref() != Some(&vip);
+            *known = Some(vip);
+        }
+        (changed, turned)
     }
 
     /// Counts its pending frames as refused if it has not answered in time; reports the first.

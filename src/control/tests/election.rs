@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::harness::{Cluster, Options};
-use crate::control::{Event, PeerState, Report, Warning};
+use crate::control::{Event, PeerState, Warning};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -278,12 +278,4 @@ fn sixteen_members_with_many_vips_agree() {
     cluster.run(cluster.convergence());
     assert_eq!(cluster.disagreement(), None);
     assert!((0..40).all(|vip| cluster.serving(vip).len() == 2));
-}
-
-#[test]
-fn a_seventeenth_member_finds_no_room_and_is_told_of() {
-    let cluster = Cluster::settled(Options { members: 17, ..Options::default() });
-    let crowded = |report: &Report| matches!(report, Report::TooManyMembers { .. });
-    assert!(cluster.nodes.iter().any(|node| node.reports.iter().any(|(_, report)| crowded(report))));
-    assert!((0..17).all(|index| cluster.view(index).peers.len() <= 15));
 }

@@ -21,7 +21,7 @@ use crate::time::Time;
 pub const ORPHANS_AFTER: Duration = Duration::from_secs(2);
 
 /// As many frames as the control thread's inbox holds.
-const INBOX: usize = 1024;
+const INBOX: usize = 2048;
 
 /// SplitMix64: all randomness of a test comes from its seed.
 pub struct Random(pub u64);
@@ -105,6 +105,8 @@ pub struct Node {
     /// Clients that it found to be orphans.
     pub resets: Vec<(Time, Tuple)>,
     ticked: Option<Time>,
+    /// When it wants its next tick, by its own clock.
+    due: Option<Time>,
     /// All it ever sent.
     pub sent: Vec<Vec<u8>>,
 }
@@ -171,6 +173,7 @@ impl Cluster {
             looked_up: 0,
             resets: Vec::new(),
             ticked: None,
+            due: None,
             sent: Vec::new(),
         };
         Cluster {
@@ -243,6 +246,7 @@ impl Cluster {
             looked_up: 0,
             resets: Vec::new(),
             ticked: None,
+            due: None,
             sent: Vec::new(),
         });
         index
@@ -347,6 +351,8 @@ impl Cluster {
         let mut actions = Vec::new();
         let Some(control) = &mut self.nodes[index].control else { return };
         control.step(event, now, &mut actions);
+        // Asked once, not at each look for the next event of all.
+        self.nodes[index].due = Some(control.next_tick());
         for action in actions {
             self.act(index, action);
         }
@@ -439,7 +445,7 @@ impl Cluster {
     /// When a member wants its next tick, by the test's clock.
     fn tick_of(&self, index: usize) -> Option<Time> {
         let node = &self.nodes[index];
-        let tick = node.control.as_ref()?.next_tick();
+        let tick = node.control.as_ref().and(node.due)?;
         let late = node.ticked.map_or(self.now, |ticked| ticked + Duration::from_nanos(1));
         Some((tick - node.skew).max(late))
     }

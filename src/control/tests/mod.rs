@@ -6,5 +6,6 @@ mod faults;
 mod fuzz;
 mod handover;
 mod harness;
+mod many;
 mod names;
 mod orphans;
