@@ -63,7 +63,7 @@ fn source(facts: &Facts) -> Mac {
 /// [`Worker::forward`], compiled for each CPU.
 struct Forward<'a, W: Port, H: Port<Buffer = W::Buffer>> {
     worker: &'a mut Worker<W, H>,
-    burst: Burst<W::Buffer>,
+    burst: &'a mut Burst<W::Buffer>,
     direction: Direction,
     now: Time,
 }
@@ -187,7 +187,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         if self.awaited.is_some_and(|look| self.member.shared.looks.ended(look)) {
             self.awaited = None;
         }
-        frames += self.forward(burst, Direction::FromHost, now);
+        frames += self.forward(&mut burst, Direction::FromHost, now);
         frames + self.release_kept(now) + self.send_heartbeats() + self.reset_orphans(now)
     }
 
@@ -197,7 +197,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         self.wire.receive(&mut burst);
         self.counters.wire_rx.add(burst.len() as u64);
         let more = burst.is_full();
-        let frames = self.forward(burst, Direction::FromWire, now);
+        let frames = self.forward(&mut burst, Direction::FromWire, now);
         if self.behind > 0 {
             self.awaited = Some(self.member.shared.looks.next());
         }
@@ -212,7 +212,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     }
 
     /// Takes a burst through all stages; returns how many frames there were.
-    fn forward(&mut self, burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
+    fn forward(&mut self, burst: &mut Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
         if burst.is_empty() {
             return 0;
         }
@@ -223,10 +223,16 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     /// plain segments of established connections and of nobody here, are carried out first and without a decision:
     /// whether a frame is one is a bit, not a branch to be mispredicted.
     #[inline(always)]
-    fn forward_by<S: Simd>(&mut self, simd: S, burst: Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
+    fn forward_by<S: Simd>(
+        &mut self,
+        simd: S,
+        burst: &mut Burst<W::Buffer>,
+        direction: Direction,
+        now: Time,
+    ) -> usize {
         let frames = burst.len();
-        self.stages.prepare(simd, &self.member, &self.recent, &burst, direction, now);
-        let mut burst: ArrayVec<Option<W::Buffer>, BURST> = burst.into_iter().map(Some).collect();
+        self.stages.prepare(simd, &self.member, &self.recent, burst, direction, now);
+        let mut burst: ArrayVec<Option<W::Buffer>, BURST> = burst.drain(..).map(Some).collect();
         self.pass(&mut burst, direction, now);
         let mut others = all(frames) & !self.stages.passing;
         if direction == Direction::FromWire {

@@ -185,6 +185,7 @@ impl Stages {
             let missed = plain & !(seen.entries.found >> first);
             for within in bits(missed) {
                 member.handshakes.prefetch_tags(self.hashes[first + within]);
+                member.suspicions.prefetch(self.hashes[first + within]);
             }
             for within in bits(missed & seen.common.may_be_repeated >> first) {
                 recent.prefetch(self.hashes[first + within]);
