@@ -238,6 +238,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         if direction == Direction::FromWire {
             others &= !self.drop_of_nobody(simd, &mut burst, now);
         }
+        self.stages.foresee(simd, &self.member, now);
         for index in bits(others) {
             if let Some(buffer) = burst[index].take() {
                 let verdict = self.decide(simd, buffer.bytes(), index, direction, now);

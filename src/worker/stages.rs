@@ -34,6 +34,8 @@ pub(super) struct Stages {
     /// Of what is not common.
     classes: [Class; BURST],
     common: u64,
+    /// Segments that are not plain: they may decide something.
+    decisive: u64,
     /// Common segments that were found, and whose connection nobody may be about to take over: an entry is all that it
     /// takes to pass them.
     pub passing: u64,
@@ -57,6 +59,7 @@ impl Stages {
             outlooks: [Outlook::NONE; BURST],
             classes: [Class::Other; BURST],
             common: 0,
+            decisive: 0,
             passing: 0,
             stale: 0,
             missed: 0,
@@ -129,8 +132,19 @@ impl Stages {
                 self.judge::<S, B, FROM_WIRE>(simd, given, (turn - 2 - AHEAD) * LANES, &mut seen);
             }
         }
+        self.decisive = seen.segments & !seen.common.plain;
+        bits(self.decisive).for_each(|index| given.member.handshakes.prefetch(self.hashes[index]));
         given.member.established.look_again(&self.tuples, &self.hashes, &mut self.entries, &mut seen.entries);
         self.part(given.burst.len(), &seen);
+    }
+
+    /// Looks ahead of what SYNs, and what decides handshakes, will write and read: some time after [`prepare`](Stages::prepare),
+    /// as it needs what that has asked for.
+    #[inline(always)]
+    pub fn foresee<S: Simd>(&mut self, simd: S, member: &Member, now: Time) {
+        for index in bits(self.decisive) {
+            self.outlooks[index] = member.handshakes.foresee(simd, self.hashes[index], now);
+        }
     }
 
     /// Takes the heads of a group, and asks for those of the second after it.
@@ -164,9 +178,6 @@ impl Stages {
             let index = first + within;
             seen.segments |= u64::from(self.classify::<B, FROM_WIRE>(member, &burst[index], index)) << index;
         }
-        for within in bits(seen.segments >> first & !group.plain & 0xff) {
-            member.handshakes.prefetch(self.hashes[first + within]);
-        }
     }
 
     /// Sees which of a group were found, and asks for the lines that lead on from there.
@@ -178,11 +189,10 @@ impl Stages {
         first: usize,
         seen: &mut Seen,
     ) {
-        let Given { member, recent, now, .. } = given;
+        let Given { member, recent, .. } = given;
         member.established.judge(simd, &self.tuples, first, &self.hashes, &self.entries, &mut seen.entries);
-        let (plain, segments) = (seen.common.plain >> first & 0xff, seen.segments >> first & 0xff);
         if FROM_WIRE {
-            let missed = plain & !(seen.entries.found >> first);
+            let missed = (seen.common.plain & !seen.entries.found) >> first & 0xff;
             for within in bits(missed) {
                 member.handshakes.prefetch_tags(self.hashes[first + within]);
                 member.suspicions.prefetch(self.hashes[first + within]);
@@ -190,9 +200,6 @@ impl Stages {
             for within in bits(missed & seen.common.may_be_repeated >> first) {
                 recent.prefetch(self.hashes[first + within]);
             }
-        }
-        for within in bits(segments & !plain) {
-            self.outlooks[first + within] = member.handshakes.foresee(simd, self.hashes[first + within], *now);
         }
     }
 
