@@ -25,10 +25,16 @@ impl Work for Parse<'_> {
         let Parse(frames, facts, known) = self;
         let (mut heads, mut tuples) = (Heads::default(), Tuples::default());
         let frame = |place: usize| black_box(&frames[place].0[..frames[place].1]);
-        (0..BATCH).for_each(|place| heads.take(place, Some(frame(place))));
         let mut found = Segments::default();
-        for first in (0..BATCH).step_by(LANES) {
-            found.add(segments::<S, true>(simd, &heads, first, known, &mut tuples), first);
+        // One group ahead, as the worker does.
+        for turn in 0..=BATCH / LANES {
+            if turn < BATCH / LANES {
+                (turn * LANES..(turn + 1) * LANES).for_each(|place| heads.take(place, Some(frame(place))));
+            }
+            if let Some(group) = turn.checked_sub(1) {
+                let first = group * LANES;
+                found.add(segments::<S, true>(simd, &heads, first, known, &mut tuples), first);
+            }
         }
         for place in (0..BATCH).filter(|place| found.common >> place & 1 == 0) {
             black_box(classify::from_wire(frame(place), facts));

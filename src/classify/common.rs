@@ -6,7 +6,6 @@
 use super::{Facts, Place};
 use crate::bits::bits;
 use crate::frame::{Mac, ethernet, ipv4, tcp};
-use crate::port::BURST;
 use crate::simd::{LANES, Simd};
 use crate::table::{Tuples, VipIndex};
 
@@ -16,37 +15,41 @@ const TCP: usize = IP + ipv4::HEADER;
 /// Bytes that are looked at.
 const HEAD: usize = TCP + tcp::HEADER;
 
-/// The bytes of each frame's head as words, the first byte the lowest, by what they hold. Words of the same place lie beside
-/// each other.
+/// How many heads are kept: of the group that is taken apart, and of the one that is taken meanwhile. The fewer, the more of
+/// the fastest cache is left to others.
+const HEADS: usize = 2 * LANES;
+
+/// The bytes of the last [`HEADS`] frames' heads as words, the first byte the lowest, by what they hold. Words of the same place
+/// lie beside each other.
 pub struct Heads {
     /// From byte 0: destination MAC, and the start of the source's.
-    to: [u64; BURST],
+    to: [u64; HEADS],
     /// From byte 6: source MAC, EtherType.
-    from: [u64; BURST],
+    from: [u64; HEADS],
     /// From byte 14: version, header length, service, total length; identification, flags and fragment offset.
-    start: [u64; BURST],
+    start: [u64; HEADS],
     /// From byte 22: time to live, protocol, checksum; source address.
-    middle: [u64; BURST],
+    middle: [u64; HEADS],
     /// From byte 30: destination address; ports.
-    end: [u64; BURST],
+    end: [u64; HEADS],
     /// From byte 46: data offset, flags, window; checksum, urgent pointer.
-    tcp: [u64; BURST],
+    tcp: [u64; HEADS],
     /// Bytes of the frame; none where it is too short, or not whole.
-    len: [u64; BURST],
+    len: [u64; HEADS],
 }
 
 impl Default for Heads {
     fn default() -> Heads {
-        let none = [0; BURST];
+        let none = [0; HEADS];
         Heads { to: none, from: none, start: none, middle: none, end: none, tcp: none, len: none }
     }
 }
 
 impl Heads {
-    /// Takes the head of the frame at a place below [`BURST`]. `None`: it is not to be a common one.
+    /// Takes the head of the frame at a place, over that of the frame [`HEADS`] before it. `None`: it is not to be a common one.
     #[inline(always)]
     pub fn take(&mut self, place: usize, frame: Option<&[u8]>) {
-        let place = place % BURST;
+        let place = place % HEADS;
         let Some((frame, head)) = frame.and_then(|frame| Some((frame, frame.first_chunk::<HEAD>()?))) else {
             self.len[place] = 0;
             return;
@@ -228,8 +231,8 @@ const ACK_RST: u64 = (tcp::Flags::ACK | tcp::Flags::RST) as u64;
 
 /// The words of a group. (No closures in here, nor below: they would not be compiled for this CPU.)
 #[inline(always)]
-fn lanes<S: Simd>(simd: S, words: &[u64; BURST], first: usize) -> S::Lanes {
-    simd.load(words[first..].first_chunk().unwrap_or(&[0; LANES]))
+fn lanes<S: Simd>(simd: S, words: &[u64; HEADS], first: usize) -> S::Lanes {
+    simd.load(words[first % HEADS..].first_chunk().unwrap_or(&[0; LANES]))
 }
 
 /// The VIPs of a group go to their tuples; which frames have one, and are for its MAC if they come from the wire.
@@ -295,6 +298,7 @@ mod tests {
     use crate::frame::build::{TcpFrame, tcp_frame};
     use crate::frame::checksum;
     use crate::frame::tcp::Flags;
+    use crate::port::BURST;
     use crate::simd::Portable;
     use crate::table::Tuple;
 
@@ -333,20 +337,18 @@ mod tests {
     /// others, by each of this machine's instructions.
     fn found<const FROM_WIRE: bool>(frame: &[u8], facts: &Facts) -> Option<(Tuple, bool, bool)> {
         let known = Known::of(facts);
-        let (mut heads, mut tuples) = (Heads::default(), Tuples::default());
+        let mut tuples = Tuples::default();
         let other = tcp_frame(&spec(Flags::ACK, FROM_WIRE, b"other"));
-        for place in 0..BURST {
-            heads.take(place, Some(if place % 3 == 0 { frame } else { &other }));
-        }
-        let segments = all::<_, FROM_WIRE>(Portable, &heads, &known, &mut tuples);
+        let frames = |place: usize| if place % 3 == 0 { frame } else { &other };
+        let segments = all::<_, FROM_WIRE>(Portable, frames, &known, &mut tuples);
         #[cfg(target_arch = "x86_64")]
         {
             let mut again = tuples.clone();
             if let Some(simd) = crate::simd::Avx2::detect() {
-                assert_eq!(all::<_, FROM_WIRE>(simd, &heads, &known, &mut again), segments);
+                assert_eq!(all::<_, FROM_WIRE>(simd, frames, &known, &mut again), segments);
             }
             if let Some(simd) = crate::simd::Avx512::detect() {
-                assert_eq!(all::<_, FROM_WIRE>(simd, &heads, &known, &mut again), segments);
+                assert_eq!(all::<_, FROM_WIRE>(simd, frames, &known, &mut again), segments);
             }
             bits(segments.common).for_each(|place| assert_eq!(again.get(place), tuples.get(place)));
         }
@@ -359,10 +361,16 @@ mod tests {
         at(0)
     }
 
-    fn all<S: Simd, const FROM_WIRE: bool>(simd: S, heads: &Heads, known: &Known, tuples: &mut Tuples) -> Segments {
-        let mut all = Segments::default();
+    fn all<'a, S: Simd, const FROM_WIRE: bool>(
+        simd: S,
+        frames: impl Fn(usize) -> &'a [u8],
+        known: &Known,
+        tuples: &mut Tuples,
+    ) -> Segments {
+        let (mut heads, mut all) = (Heads::default(), Segments::default());
         for first in (0..BURST).step_by(LANES) {
-            all.add(segments::<S, FROM_WIRE>(simd, heads, first, known, tuples), first);
+            (first..first + LANES).for_each(|place| heads.take(place, Some(frames(place))));
+            all.add(segments::<S, FROM_WIRE>(simd, &heads, first, known, tuples), first);
         }
         all
     }

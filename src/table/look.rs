@@ -9,6 +9,10 @@ use crate::port::BURST;
 use crate::simd::{LANES, Simd};
 use crate::sync::Ordering;
 
+/// Of so many places all is kept that was read: of the group that is judged, and of the one that is read meanwhile. The fewer,
+/// the more of the fastest cache is left to others.
+const READS: usize = 2 * LANES;
+
 /// What the looks of a burst have read, by the places of its tuples. Words of the same kind lie beside each other, as instructions
 /// that work on several at a time want them.
 #[derive(Clone)]
@@ -16,20 +20,20 @@ pub struct Entries {
     /// The slot that may be the tuple's, and its word.
     slots: [u32; BURST],
     words: [u64; BURST],
-    /// Zero where the slot's key is the tuple's.
-    differences: [u64; BURST],
+    /// Of the last [`READS`] places: zero where the slot's key is the tuple's.
+    differences: [u64; READS],
     /// The words once more, after the keys.
-    agains: [u64; BURST],
+    agains: [u64; READS],
     /// Not zero if one of the bucket's first slots has the key.
-    candidates: [u64; BURST],
+    candidates: [u64; READS],
     /// `Bucket::passed`.
-    passed: [u64; BURST],
+    passed: [u64; READS],
 }
 
 impl Default for Entries {
     fn default() -> Entries {
-        let none = [0; BURST];
-        Entries { slots: [0; BURST], words: none, differences: none, agains: none, candidates: none, passed: none }
+        let none = [0; READS];
+        Entries { slots: [0; BURST], words: [0; BURST], differences: none, agains: none, candidates: none, passed: none }
     }
 }
 
@@ -67,11 +71,11 @@ impl Entries {
         let slot = (candidates | 1 << 4).trailing_zeros() as usize;
         // In this order, and Acquire, as in `Bucket::read`.
         let word = bucket.words[slot].load(Ordering::Acquire);
-        self.differences[place] = bucket.keys[slot].load(Ordering::Acquire) ^ key;
-        self.agains[place] = bucket.words[slot].load(Ordering::Acquire).into();
-        self.candidates[place] = candidates.into();
+        self.differences[place % READS] = bucket.keys[slot].load(Ordering::Acquire) ^ key;
+        self.agains[place % READS] = bucket.words[slot].load(Ordering::Acquire).into();
+        self.candidates[place % READS] = candidates.into();
         // Relaxed: what was entered before this look began was counted before it too.
-        self.passed[place] = bucket.passed.load(Ordering::Relaxed).into();
+        self.passed[place % READS] = bucket.passed.load(Ordering::Relaxed).into();
         self.set(place, Entry { slot: (number * SLOTS + slot) as u32, word: Word::from_bits(word) });
     }
 
@@ -85,8 +89,8 @@ impl Entries {
         hashes: &[Hash; LANES],
         ticks: Word,
     ) -> Looks {
-        let (words, agains) = (lanes(simd, &self.words, first), lanes(simd, &self.agains, first));
-        let differences = lanes(simd, &self.differences, first);
+        let words = simd.load(self.words[first..].first_chunk().unwrap_or(&[0; LANES]));
+        let (agains, differences) = (lanes(simd, &self.agains, first), lanes(simd, &self.differences, first));
         let of_vip = simd.or(simd.shl::<{ Word::VIP_SHIFT }>(simd.widen(vips)), simd.splat(Word::LIVE));
         let other_vip = simd.and(simd.xor(words, of_vip), simd.splat(Word::LIVE | Word::VIP));
         let changed = simd.and(simd.xor(words, agains), simd.splat(Word::LIVE | Word::GENERATION));
@@ -106,6 +110,6 @@ impl Entries {
 
 /// The words of a group.
 #[inline(always)]
-fn lanes<S: Simd>(simd: S, words: &[u64; BURST], first: usize) -> S::Lanes {
-    simd.load(words[first..].first_chunk().unwrap_or(&[0; LANES]))
+fn lanes<S: Simd>(simd: S, words: &[u64; READS], first: usize) -> S::Lanes {
+    simd.load(words[first % READS..].first_chunk().unwrap_or(&[0; LANES]))
 }
