@@ -223,13 +223,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     /// plain segments of established connections and of nobody here, are carried out first and without a decision:
     /// whether a frame is one is a bit, not a branch to be mispredicted.
     #[inline(always)]
-    fn forward_by<S: Simd>(
-        &mut self,
-        simd: S,
-        burst: &mut Burst<W::Buffer>,
-        direction: Direction,
-        now: Time,
-    ) -> usize {
+    fn forward_by<S: Simd>(&mut self, simd: S, burst: &mut Burst<W::Buffer>, direction: Direction, now: Time) -> usize {
         let frames = burst.len();
         self.stages.prepare(simd, &self.member, &self.recent, burst, direction, now);
         let mut burst: ArrayVec<Option<W::Buffer>, BURST> = burst.drain(..).map(Some).collect();

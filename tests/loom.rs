@@ -14,7 +14,8 @@ use baton::port::BURST;
 use baton::shared::{Role, Roles};
 use baton::simd::Portable;
 use baton::table::{
-    Answer, Cursor, Entries, Established, Found, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple, Tuples,
+    Answer, Cursor, Entries, Entry, Established, Found, Handshakes, Hash, Hasher, Remembered, Stage, State, Tuple,
+    Tuples,
 };
 use baton::time::Time;
 use loom::sync::Arc;
@@ -217,8 +218,8 @@ fn a_burst_takes_no_slot_for_its_last_or_next_owner() {
         let tuples = [tuple(1), tuple(2)].into_iter().collect();
         let mut entries = Entries::default();
         let found = look_up(&table, &tuples, 2, &mut entries);
-        let first = found & 1 != 0 && table.remove(entries[0]);
-        let second = found & 2 != 0 && table.remove(entries[1]);
+        let first = found & 1 != 0 && table.remove(entries.get(0));
+        let second = found & 2 != 0 && table.remove(entries.get(1));
         assert!(thread.join().unwrap() != first);
         assert_eq!(all(&table), if second { vec![] } else { vec![tuple(2)] });
     });

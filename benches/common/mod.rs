@@ -112,7 +112,7 @@ impl Work for LookUp<'_> {
             if turn < BATCH / LANES {
                 table.ask(simd, tuples, turn * LANES, &mut hashes);
             }
-            if turn >= AHEAD && turn < BATCH / LANES + AHEAD {
+            if (AHEAD..BATCH / LANES + AHEAD).contains(&turn) {
                 table.look(simd, tuples, (turn - AHEAD) * LANES, &hashes, &mut entries, &found);
             }
             if turn > AHEAD {

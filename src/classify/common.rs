@@ -339,7 +339,7 @@ mod tests {
         let known = Known::of(facts);
         let mut tuples = Tuples::default();
         let other = tcp_frame(&spec(Flags::ACK, FROM_WIRE, b"other"));
-        let frames = |place: usize| if place % 3 == 0 { frame } else { &other };
+        let frames = |place: usize| if place.is_multiple_of(3) { frame } else { &other };
         let segments = all::<_, FROM_WIRE>(Portable, frames, &known, &mut tuples);
         #[cfg(target_arch = "x86_64")]
         {

@@ -33,7 +33,14 @@ pub struct Entries {
 impl Default for Entries {
     fn default() -> Entries {
         let none = [0; READS];
-        Entries { slots: [0; BURST], words: [0; BURST], differences: none, agains: none, candidates: none, passed: none }
+        Entries {
+            slots: [0; BURST],
+            words: [0; BURST],
+            differences: none,
+            agains: none,
+            candidates: none,
+            passed: none,
+        }
     }
 }
 
