@@ -47,12 +47,15 @@ fn frames(bench: &Bench, traffic: &mut Traffic, kind: Kind) -> Vec<Frame> {
     (0..BATCH).map(frame).collect()
 }
 
+/// Whether a verdict is the one that is due.
+type Expected = fn(Verdict) -> bool;
+
 /// Frames to be decided; how many verdicts are as expected.
 struct Decide<'a> {
     decider: Decider<'a>,
     frames: &'a [Frame],
     from_host: bool,
-    expected: fn(Verdict) -> bool,
+    expected: Expected,
 }
 
 impl Work for Decide<'_> {
@@ -80,7 +83,7 @@ fn main() {
     let bench = Bench::new(CONNECTIONS);
     let mut group = criterion.benchmark_group("decide");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let all: [(_, _, fn(Verdict) -> bool); 4] = [
+    let all: [(_, _, Expected); 4] = [
         ("established", Kind::Data, |verdict| verdict == Verdict::ToHost),
         ("from the host", Kind::Reply, |verdict| verdict == Verdict::ToWire),
         ("SYN that came before, active", Kind::Syn, |verdict| verdict == Verdict::SynToHost),
@@ -103,7 +106,7 @@ fn main() {
             let recent = Recent::new(1 << 16);
             let decider = Decider { recent: Some(&recent), ..bench.member.decider(false, bench.now) };
             bencher.iter(|| {
-                let expected: fn(Verdict) -> bool = |verdict| matches!(verdict, Verdict::Drop(_));
+                let expected: Expected = |verdict| matches!(verdict, Verdict::Drop(_));
                 // A client that is taken for an orphan is a matter of several hundred milliseconds.
                 black_box(cpu.run(Decide { decider, frames: black_box(&frames), from_host: false, expected }))
             });

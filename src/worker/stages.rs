@@ -88,6 +88,14 @@ struct Seen {
     entries: Found,
 }
 
+impl Seen {
+    /// Those of a group that have a tuple.
+    #[inline(always)]
+    fn in_group(&self, first: usize) -> u64 {
+        self.segments >> first & 0xff
+    }
+}
+
 impl Stages {
     /// The stages before decisions: parse; hash, and ask for the lines where entries are; look up, and ask for the
     /// lines that what was not found leads to.
@@ -125,8 +133,7 @@ impl Stages {
                 self.parse::<S, B, FROM_WIRE>(simd, given, (turn - 1) * LANES, &mut seen);
             }
             if turn > AHEAD && turn <= groups + AHEAD {
-                let (first, established) = ((turn - 1 - AHEAD) * LANES, &given.member.established);
-                established.look(simd, &self.tuples, first, &self.hashes, &mut self.entries, &seen.entries);
+                self.look(simd, given.member, (turn - 1 - AHEAD) * LANES, &seen);
             }
             if turn > AHEAD + 1 {
                 self.judge::<S, B, FROM_WIRE>(simd, given, (turn - 2 - AHEAD) * LANES, &mut seen);
@@ -171,12 +178,22 @@ impl Stages {
     ) {
         let Given { member, burst, .. } = given;
         let group = common::segments::<S, FROM_WIRE>(simd, &self.heads, first, &self.known, &mut self.tuples);
-        member.established.ask(simd, &self.tuples, first, &mut self.hashes);
+        if group.common != 0 {
+            member.established.ask(simd, &self.tuples, first, &mut self.hashes);
+        }
         seen.common.add(group, first);
         seen.segments |= group.common << first;
         for within in bits(all(LANES.min(burst.len() - first)) & !group.common) {
             let index = first + within;
             seen.segments |= u64::from(self.classify::<B, FROM_WIRE>(member, &burst[index], index)) << index;
+        }
+    }
+
+    /// Looks up a group, if there is a segment in it.
+    #[inline(always)]
+    fn look<S: Simd>(&mut self, simd: S, member: &Member, first: usize, seen: &Seen) {
+        if seen.in_group(first) != 0 {
+            member.established.look(simd, &self.tuples, first, &self.hashes, &mut self.entries, &seen.entries);
         }
     }
 
@@ -190,6 +207,9 @@ impl Stages {
         seen: &mut Seen,
     ) {
         let Given { member, recent, .. } = given;
+        if seen.in_group(first) == 0 {
+            return;
+        }
         member.established.judge(simd, &self.tuples, first, &self.hashes, &self.entries, &mut seen.entries);
         if FROM_WIRE {
             let missed = (seen.common.plain & !seen.entries.found) >> first & 0xff;
