@@ -250,6 +250,35 @@ fn steps() -> impl Strategy<Value = Vec<(u32, u32, u32, bool)>> {
     vec((gap, 0u32..3, prop_oneof![8 => Just(0u32), 1 => 0u32..3], prop::bool::weighted(0.95)), 1..60)
 }
 
+/// Options as stacks place them: none; timestamps where RFC 7323 recommends them, or elsewhere; others; one that is cut off.
+fn options() -> impl Strategy<Value = Vec<u8>> {
+    let timestamps = |echo: u32| timestamps_option(5, echo);
+    prop_oneof![
+        Just(Vec::new()),
+        any::<u32>().prop_map(move |echo| timestamps(echo).to_vec()),
+        any::<u32>().prop_map(move |echo| [&timestamps(echo)[2..], &[1, 1]].concat()),
+        any::<u32>().prop_map(move |echo| [&[5, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1][..], &timestamps(echo)].concat()),
+        Just(vec![1, 1, 8, 10]),
+        Just(vec![1, 1, 8, 4, 0, 0, 0, 0, 1, 2, 3, 4]),
+        vec(any::<u8>(), 8..=8),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_common_segment_is_sighted_as_any(
+        fin: bool, seq: u32, ack: u32, options in options(), data in 0..40usize,
+    ) {
+        let flags = if fin { FIN } else { ACK };
+        let data = vec![b'x'; data];
+        let frame = tcp_frame(&TcpFrame { flags, seq, ack, options: &options, data: &data, ..TcpFrame::default() });
+        let packet = Ipv4::parse(&frame).unwrap();
+        let segment = Segment::parse(&packet).unwrap();
+        prop_assume!(segment.may_be_repeated());
+        prop_assert_eq!(Sighting::of_common(&frame), Some(Sighting::of(&segment)));
+    }
+}
+
 proptest! {
     /// Whatever a client sends: who is suspected has sent nothing since but repeats, at gaps of which three grew.
     #[test]

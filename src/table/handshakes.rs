@@ -1,6 +1,6 @@
 //! [`Handshakes`]: the SYNs of the last while, handed to our host or not, which a flood may overwrite.
 
-use std::time::Duration;
+mod sightings;
 
 use arrayvec::ArrayVec;
 
@@ -8,11 +8,13 @@ use super::hash::Hash;
 use super::headers::{Headers, Look, SLOTS};
 use super::memory::{Region, TableError, prefetch};
 use super::record::{ANSWERS, Answer, AnswerWords, Header, Record, Remembered, Stage};
+use super::short_tags::ShortTags;
 use super::tuple::{MAX_VIPS, Tuple};
 use crate::config::checked::HugePages;
 use crate::simd::Simd;
-use crate::sync::{AtomicU8, AtomicU64, Ordering, fence, store_and_fence};
+use crate::sync::{AtomicU64, Ordering, fence, store_and_fence};
 use crate::time::Time;
+use sightings::{Sighting, Sightings};
 
 /// The most records of one tuple: a client that uses its port again, and spoofers who know it.
 pub const RECORDS_PER_TUPLE: usize = 4;
@@ -50,41 +52,7 @@ struct Bucket {
 /// The ring of handshakes.
 pub struct Handshakes {
     buckets: Region<Bucket>,
-    tags: Region<Tags>,
-}
-
-/// Of each slot of a bucket a byte of its last record's tuple's hash: [`short_tag`].
-#[repr(C, align(8))]
-#[derive(Default)]
-struct Tags([AtomicU8; SLOTS]);
-
-#[cfg(not(loom))]
-const _: () = assert!(size_of::<Tags>() == 8);
-
-impl Tags {
-    /// All of them, the first the lowest.
-    #[inline(always)]
-    fn word(&self) -> u64 {
-        #[cfg(all(target_arch = "x86_64", not(loom)))]
-        #[allow(unsafe_code)]
-        {
-            let word;
-            // SAFETY: reads these eight bytes, which are aligned to as many, and nothing else. In assembly, since to the
-            // compiler to read as one what others write byte by byte is a race.
-            unsafe {
-                std::arch::asm!(
-                    "mov {word}, qword ptr [{tags}]",
-                    tags = in(reg) self,
-                    word = out(reg) word,
-                    options(nostack, preserves_flags, readonly),
-                );
-            }
-            word
-        }
-        // Relaxed: who answers a SYN that we have remembered does so long after.
-        #[cfg(not(all(target_arch = "x86_64", not(loom))))]
-        u64::from_le_bytes(std::array::from_fn(|slot| self.0[slot].load(Ordering::Relaxed)))
-    }
+    short_tags: ShortTags,
 }
 
 /// What a look at a bucket has told of a SYN that is to be remembered some time after.
@@ -100,12 +68,6 @@ pub struct Outlook {
 impl Outlook {
     /// What an array is filled with before there is anything in it.
     pub const NONE: Outlook = Outlook { slot: 0, victim: Header::from_bits(0), new: false };
-}
-
-/// A byte of a hash, of bits that its tag has as well. Not zero, as the byte of a slot without a record is.
-#[inline(always)]
-fn short_tag(hash: Hash) -> u8 {
-    ((hash.bits() >> 40) as u8).max(1)
 }
 
 /// What identifies a record.
@@ -135,29 +97,6 @@ enum Place {
     AllBusy,
 }
 
-/// A record found in a bucket.
-#[derive(Clone, Copy)]
-struct Sighting {
-    slot: usize,
-    header: Header,
-    age: u32,
-    identity: Identity,
-    answers: AnswerWords,
-}
-
-impl Sighting {
-    fn record(&self) -> Option<Record> {
-        Some(Record {
-            slot: self.slot as u32,
-            header: self.header,
-            client_isn: (self.identity.rest >> 32) as u32,
-            stage: self.header.stage()?,
-            age: Duration::from_millis(self.age.into()),
-            answers: self.answers.of(self.header),
-        })
-    }
-}
-
 impl Handshakes {
     /// Room for `records` SYNs, rounded up to eights, at 73 bytes each.
     ///
@@ -168,7 +107,7 @@ impl Handshakes {
             return Err(TableError::Size { asked: records, most: RECORDS_MAX });
         }
         let buckets = records.div_ceil(SLOTS);
-        Ok(Handshakes { buckets: Region::new(buckets, huge_pages)?, tags: Region::new(buckets, huge_pages)? })
+        Ok(Handshakes { buckets: Region::new(buckets, huge_pages)?, short_tags: ShortTags::new(buckets, huge_pages)? })
     }
 
     /// How many records there is room for.
@@ -193,7 +132,7 @@ impl Handshakes {
         let candidate = (look.candidates | 1 << SLOTS).trailing_zeros() as usize;
         let within = if candidate == SLOTS { look.likely_victim() } else { candidate };
         prefetch(&bucket.bodies[within % SLOTS]);
-        prefetch(&self.tags[number]);
+        self.short_tags.prefetch(hash);
         let victim = Header::from_bits(bucket.headers.0[within % SLOTS].load(Ordering::Relaxed));
         Outlook { slot: (number * SLOTS + within) as u32, victim, new: look.candidates == 0 && look.victim().is_some() }
     }
@@ -264,17 +203,14 @@ impl Handshakes {
     /// Asks the CPU for the line that [`may_have`](Handshakes::may_have) reads.
     #[inline(always)]
     pub fn prefetch_tags(&self, hash: Hash) {
-        prefetch(self.tags.home(hash.swapped()).1);
+        self.short_tags.prefetch(hash);
     }
 
     /// Whether a tuple with this hash may have records: a word of a table that mostly lies in a cache is read, and it is wrong once
     /// in 30 times where the tuple has none.
     #[inline(always)]
     pub fn may_have(&self, hash: Hash) -> bool {
-        const ONES: u64 = u64::MAX / 0xff;
-        let differences = self.tags.home(hash.swapped()).1.word() ^ (ONES * u64::from(short_tag(hash)));
-        // A byte is zero, or a higher one than that (Mycroft).
-        differences.wrapping_sub(ONES) & !differences & ONES << 7 != 0
+        self.short_tags.may_have(hash)
     }
 
     /// The same by one line of the table itself, wrong once in 500 times.
@@ -468,8 +404,8 @@ impl Handshakes {
         for answer in &body.answers {
             answer.store(0, Ordering::Relaxed);
         }
-        // Relaxed: nobody else writes this byte while the header is busy, and it is published by that.
-        self.tags[slot / SLOTS].0[slot % SLOTS].store(short_tag(hash), Ordering::Relaxed);
+        // Nobody else writes this byte while the header is busy, and it is published by that.
+        self.short_tags.set(slot, hash);
         let header = busy.record(Header::tag(hash), stage, now);
         // The store is a Release: who acquires the header sees the body. Nobody else writes a busy header. The fence: of two
         // threads that publish the same and then look, at least one sees both.
@@ -536,50 +472,6 @@ impl Handshakes {
                 Err(_) => return None,
             }
         }
-    }
-}
-
-/// See [`Handshakes::sightings`].
-struct Sightings<'a> {
-    ring: &'a Handshakes,
-    bucket: usize,
-    tag: u64,
-    now: Time,
-    /// Slots that have the tag and were not looked at, as bits.
-    candidates: u32,
-}
-
-impl Sightings<'_> {
-    /// The record in a slot, if it is one of ours.
-    #[inline]
-    fn look(&self, slot: usize) -> Option<Sighting> {
-        let header = self.ring.header(slot);
-        if !header.has_tag(self.tag) {
-            return None;
-        }
-        let age = header.age(self.now)?;
-        let (identity, answers) = self.ring.read(slot, header)?;
-        Some(Sighting { slot, header, age, identity, answers })
-    }
-}
-
-impl Iterator for Sightings<'_> {
-    type Item = Sighting;
-
-    #[inline]
-    fn next(&mut self) -> Option<Sighting> {
-        while self.candidates != 0 {
-            let within = self.candidates.trailing_zeros() as usize;
-            self.candidates &= self.candidates - 1;
-            let slot = self.bucket * SLOTS + within;
-            if let Some(sighting) = self.look(slot) {
-                return Some(sighting);
-            }
-            // Gone. If its remover saw another of the same SYN (see `remember`), so must we, and the first look may
-            // have been too early.
-            self.candidates = self.ring.buckets[self.bucket].headers.candidates(self.tag) & !1 << within;
-        }
-        None
     }
 }
 

@@ -29,6 +29,7 @@ mod headers;
 mod look;
 mod memory;
 mod record;
+mod short_tags;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
