@@ -115,6 +115,11 @@ impl Membership {
         })
     }
 
+    /// Whether the last word of any peer that lives is that this member does, too.
+    pub fn is_said_to_live(&self, id: MemberId) -> bool {
+        self.live().any(|(_, run)| run.hearsay.says_alive(id, Duration::ZERO))
+    }
+
     /// Takes an authenticated heartbeat in.
     pub fn receive(&mut self, beat: Heartbeat, at: Duration, settled: bool, reports: &mut Vec<Report>) -> Heard {
         let heard = if beat.header.name == self.name {
