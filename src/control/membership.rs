@@ -195,8 +195,9 @@ impl Membership {
         let word = run.word(&beat, self.id, self.me.nonce);
         let answers = matches!(word, Word::Hears { challenge } if lives || challenge == self.challenge);
         if word == Word::Nothing {
-            // What it says of others holds as long as it heard us when it last told.
-            if !lives || run.lost.is_some() {
+            // What it says of others holds as long as it heard us when it last told, and has taken nobody for dead since: that
+            // may be us, in a frame that is lost or comes later.
+            if !lives || run.lost.is_some() || beat.header.challenge != run.told_challenge {
                 return Heard::NOTHING;
             }
         } else if !answers {
@@ -209,10 +210,11 @@ impl Membership {
         }
         let interval = run.header.interval;
         let (mut changed, turned) = run.take(beat, at, &self.addresses);
+        // Only what puts a judgement off leaves the time for the next one as it is.
+        self.unsure |= run.header.interval != interval;
         if answers {
             run.answers(at);
-            // Only what puts a judgement off leaves the time for the next one as it is.
-            self.unsure |= peer.state != PeerState::Alive || run.header.interval != interval;
+            self.unsure |= peer.state != PeerState::Alive;
             changed |= peer.state != PeerState::Alive;
             peer.state = PeerState::Alive;
         }
