@@ -61,7 +61,7 @@ pub(super) struct Membership {
     pub challenge: u32,
     /// When the last of the runs was heard that are forgotten by now: not believed, or of a name that made room.
     lost_sight: Option<Duration>,
-    /// Names that found no room, as far as they were reported: each once.
+    /// Names that found no room and are not believed since, as far as they were reported: each once.
     pub turned_away: Vec<Name>,
     /// When one that did not answer last made room for one that had not either.
     made_room: Duration,
@@ -164,7 +164,6 @@ impl Membership {
             }
             return self.place(beat, at, reports);
         }
-        self.turned_away.retain(|away| *away != name);
         self.peers.insert(place, Peer::new(name));
         Some(place)
     }
@@ -283,6 +282,7 @@ impl Membership {
         reports: &mut Vec<Report>,
     ) -> Heard {
         let peer = &mut self.peers[place];
+        self.turned_away.retain(|away| *away != peer.name);
         let mut run = peer.candidates.swap_remove(index);
         self.counters.accepted += run.pending + 1;
         run.pending = 0;

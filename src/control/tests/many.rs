@@ -62,6 +62,13 @@ fn a_deaf_member_of_64_is_not_obeyed_though_its_frames_overtake_each_other() {
     assert!((0..deaf).all(|other| (0..2).all(|vip| cluster.assignment(other, vip).unwrap().term == 1)));
 }
 
+fn too_many(report: &Report) -> Option<Name> {
+    match report {
+        Report::TooManyMembers { name } => Some(*name),
+        _ => None,
+    }
+}
+
 #[test]
 fn a_member_too_many_is_turned_away_with_one_report_each() {
     let mut cluster = Cluster::new(Options { members: MEMBERS_MAX + 2, vips: 2, ..Options::default() });
@@ -72,11 +79,8 @@ fn a_member_too_many_is_turned_away_with_one_report_each() {
     (MEMBERS_MAX..MEMBERS_MAX + 2).for_each(|index| cluster.start_unready(index));
     cluster.run(50 * MS);
     for index in 0..MEMBERS_MAX {
-        let told = cluster.nodes[index].reports.iter().filter_map(|(_, report)| match report {
-            Report::TooManyMembers { name } => Some(*name),
-            _ => None,
-        });
-        let mut told: Vec<Name> = told.collect();
+        let mut told: Vec<Name> =
+            cluster.nodes[index].reports.iter().filter_map(|(_, report)| too_many(report)).collect();
         told.sort();
         let late = [MEMBERS_MAX, MEMBERS_MAX + 1].map(|late| cluster.nodes[late].settings.name);
         assert_eq!(told, late, "by {index}");
@@ -89,6 +93,12 @@ fn a_member_too_many_is_turned_away_with_one_report_each() {
     cluster.run(200 * MS);
     let sent = cluster.nodes[MEMBERS_MAX].sent.len() - sent;
     assert!((40..=60).contains(&sent), "{sent}");
+    let told: Vec<Name> =
+        cluster.nodes[MEMBERS_MAX].reports.iter().filter_map(|(_, report)| too_many(report)).collect();
+    assert!(
+        told.len() > 2 && told.iter().all(|name| told.iter().filter(|other| *other == name).count() == 1),
+        "{told:?}"
+    );
     // One that is gone makes room.
     cluster.kill(MEMBERS_MAX + 1);
     cluster.kill(7);
