@@ -10,6 +10,9 @@ use std::cmp::Ordering;
 use crate::control::assignment::Assignment;
 use crate::control::member::{MemberId, Name};
 
+/// See [`Election::doubt`]; the second is for a heartbeat that was lost or late.
+const DOUBT: u32 = 2;
+
 /// How surely a member is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Presence {
@@ -106,7 +109,14 @@ impl Election<'_> {
             Some(_) => None,
             None => self.turn(&fresh),
         };
-        turn.map_or(Need::Nothing, |turn| Need::Change { actives: desired, turn })
+        turn.map_or(Need::Nothing, |turn| Need::Change { actives: desired, turn: turn + self.doubt() })
+    }
+
+    /// Turns to wait where all others that live are suspected: we may be the one that does not hear. Others obey us as long as we
+    /// echo them, and those that we heard last we take for dead up to a heartbeat later than the first.
+    fn doubt(&self) -> u32 {
+        let mut others = self.roster.iter().filter(|s| s.id != self.me && s.presence == Presence::Direct).peekable();
+        if others.peek().is_some() && others.all(|standing| !standing.steady) { DOUBT } else { 0 }
     }
 
     /// Actives that stay: one that we do not hear but a peer does is believed to be fit.

@@ -61,8 +61,10 @@ pub(super) struct Membership {
     pub challenge: u32,
     /// When the last of the runs was heard that are forgotten by now: not believed, or of a name that made room.
     lost_sight: Option<Duration>,
-    /// Names that found no room, as far as they were reported: each once.
+    /// Names that found no room and are not believed since, as far as they were reported: each once.
     pub turned_away: Vec<Name>,
+    /// When one that did not answer last made room for one that had not either.
+    made_room: Duration,
     pub counters: Counters,
     /// When the next peer may be silent for too long, as the last judgement found: heartbeats only put that off.
     judged_next: Duration,
@@ -83,6 +85,7 @@ impl Membership {
             challenge: 1,
             lost_sight: None,
             turned_away: Vec::new(),
+            made_room: Duration::ZERO,
             counters: Counters::default(),
             judged_next: Duration::ZERO,
             unsure: true,
@@ -115,12 +118,17 @@ impl Membership {
         })
     }
 
+    /// Whether the last word of any peer that lives is that this member does, too.
+    pub fn is_said_to_live(&self, id: MemberId) -> bool {
+        self.live().any(|(_, run)| run.hearsay.says_alive(id, Duration::ZERO))
+    }
+
     /// Takes an authenticated heartbeat in.
     pub fn receive(&mut self, beat: Heartbeat, at: Duration, settled: bool, reports: &mut Vec<Report>) -> Heard {
         let heard = if beat.header.name == self.name {
             self.receive_own_name(beat, at, settled, reports)
         } else {
-            match self.place(beat.header.name, at, reports) {
+            match self.place(&beat, at, reports) {
                 Some(place) => self.receive_peer(place, beat, at, reports),
                 None => Heard::NOTHING,
             }
@@ -131,23 +139,15 @@ impl Membership {
         heard
     }
 
-    /// The place of a name among the peers; makes one if there is room, or one that is gone to make room. One that is still
-    /// heard keeps its place: where more are heard than there is room for, each would take another's before that is believed.
-    fn place(&mut self, name: Name, at: Duration, reports: &mut Vec<Report>) -> Option<usize> {
+    /// The place of a name among the peers; makes one if there is room, or one that is gone to make room.
+    fn place(&mut self, beat: &Heartbeat, at: Duration, reports: &mut Vec<Report>) -> Option<usize> {
+        let name = beat.header.name;
         let place = match self.peers.binary_search_by(|peer| peer.name.cmp(&name)) {
             Ok(place) => return Some(place),
             Err(place) => place,
         };
         if self.peers.len() >= MEMBERS_MAX - 1 {
-            let longest_gone = self
-                .peers
-                .iter()
-                .enumerate()
-                .filter(|(_, peer)| !peer.state.lives())
-                .map(|(place, peer)| (peer.heard(), matches!(peer.state, PeerState::Left { .. }), place))
-                .filter(|&(heard, left, _)| left || heard.is_none_or(|heard| at > heard + self.settings.detection()))
-                .min();
-            let Some((heard, _, gone)) = longest_gone else {
+            let Some(gone) = self.makes_room(beat, at) else {
                 // Nobody knows what connections it has.
                 self.lost_sight = Some(at);
                 if self.turned_away.len() < MEMBERS_MAX && !self.turned_away.contains(&name) {
@@ -156,15 +156,38 @@ impl Membership {
                 }
                 return None;
             };
-            self.peers.remove(gone);
-            self.lost_sight = self.lost_sight.max(heard);
-            // What was recorded of it must not be believed again.
-            self.challenge = self.challenge.wrapping_add(1);
-            return self.place(name, at, reports);
+            let gone = self.peers.remove(gone);
+            self.lost_sight = self.lost_sight.max(gone.heard());
+            if gone.current.is_some() {
+                // What was recorded of it must not be believed again.
+                self.challenge = self.challenge.wrapping_add(1);
+            }
+            return self.place(beat, at, reports);
         }
-        self.turned_away.retain(|away| *away != name);
         self.peers.insert(place, Peer::new(name));
         Some(place)
+    }
+
+    /// The place of a peer that makes room for another of which this frame is. One that is gone does, and a newcomer that is
+    /// heard does not: where more are heard than there is room for, each would take another's place before that is believed.
+    /// But one that was heard for long enough and did not answer may be a recording, and must not keep members out. It
+    /// makes room for one that has proven that it is none, and now and then for any.
+    fn makes_room(&mut self, beat: &Heartbeat, at: Duration) -> Option<usize> {
+        let (detection, grace) = (self.settings.detection(), self.grace());
+        let peers = || self.peers.iter().enumerate();
+        let gone = peers().filter(|(_, peer)| peer.is_gone(at, detection)).min_by_key(|(_, peer)| peer.heard());
+        if let Some((place, _)) = gone {
+            return Some(place);
+        }
+        let mut dumb = peers().filter(|(_, peer)| peer.is_dumb(at, detection, grace));
+        let answers = |echo: &Echo| (echo.id, echo.nonce, echo.challenge) == (self.id, self.me.nonce, self.challenge);
+        if !beat.echoes.iter().any(answers) {
+            if at < self.made_room + grace {
+                return None;
+            }
+            self.made_room = at;
+        }
+        dumb.next().map(|(place, _)| place)
     }
 
     fn receive_peer(&mut self, place: usize, beat: Heartbeat, at: Duration, reports: &mut Vec<Report>) -> Heard {
@@ -190,8 +213,9 @@ impl Membership {
         let word = run.word(&beat, self.id, self.me.nonce);
         let answers = matches!(word, Word::Hears { challenge } if lives || challenge == self.challenge);
         if word == Word::Nothing {
-            // What it says of others holds as long as it heard us when it last told.
-            if !lives || run.lost.is_some() {
+            // What it says of others holds as long as it heard us when it last told, and has taken nobody for dead since: that
+            // may be us, in a frame that is lost or comes later.
+            if !lives || run.lost.is_some() || beat.header.challenge != run.told_challenge {
                 return Heard::NOTHING;
             }
         } else if !answers {
@@ -204,10 +228,11 @@ impl Membership {
         }
         let interval = run.header.interval;
         let (mut changed, turned) = run.take(beat, at, &self.addresses);
+        // Only what puts a judgement off leaves the time for the next one as it is.
+        self.unsure |= run.header.interval != interval;
         if answers {
             run.answers(at);
-            // Only what puts a judgement off leaves the time for the next one as it is.
-            self.unsure |= peer.state != PeerState::Alive || run.header.interval != interval;
+            self.unsure |= peer.state != PeerState::Alive;
             changed |= peer.state != PeerState::Alive;
             peer.state = PeerState::Alive;
         }
@@ -241,37 +266,23 @@ impl Membership {
         if beat.header.has(flags::YIELDING) {
             return Heard { greet, ..Heard::refused(Refusal::DuplicateName) };
         }
-        if peer.state.lives() {
-            // It stands back for the run that is known and alive. If that one is heard again it is a duplicate; if
-            // not, this is its member's next run, and these frames were its first.
-            let hears_current = match &peer.current {
-                Some(current) if beat.scope.contains(peer.id) => {
-                    beat.echoes.iter().any(|echo| echo.nonce == current.nonce && echo.id == peer.id)
-                }
-                // Another frame tells: it is what it was found to be.
-                _ => run.duplicate,
-            };
-            let older = peer.current.as_ref().is_some_and(|current| beat.header.incarnation < current.incarnation);
-            let refused = match (hears_current, older) {
-                (true, _) => Some(Refusal::DuplicateName),
-                (false, true) => Some(Refusal::OldIncarnation),
-                (false, false) if at > run.first + grace => Some(Refusal::DuplicateName),
-                (false, false) => None,
-            };
-            run.duplicate |= refused == Some(Refusal::DuplicateName);
-            run.pending += u64::from(refused.is_none());
-            return Heard { greet, refused, ..Heard::NOTHING };
+        if peer.state.lives() || word != (Word::Hears { challenge: self.challenge }) {
+            return Heard { greet, refused: peer.refuse(index, &beat, at, grace), ..Heard::NOTHING };
         }
-        if word != (Word::Hears { challenge: self.challenge }) {
-            let older = peer.current.as_ref().is_some_and(|current| beat.header.incarnation < current.incarnation);
-            let refused = match older {
-                true => Some(Refusal::OldIncarnation),
-                false if at > run.first + grace => Some(Refusal::Replayed),
-                false => None,
-            };
-            run.pending += u64::from(refused.is_none());
-            return Heard { greet, refused, ..Heard::NOTHING };
-        }
+        self.believe(place, index, beat, at, reports)
+    }
+
+    /// A frame of the run in this place among a peer's candidates has answered us: from now on it is the believed one.
+    fn believe(
+        &mut self,
+        place: usize,
+        index: usize,
+        beat: Heartbeat,
+        at: Duration,
+        reports: &mut Vec<Report>,
+    ) -> Heard {
+        let peer = &mut self.peers[place];
+        self.turned_away.retain(|away| *away != peer.name);
         let mut run = peer.candidates.swap_remove(index);
         self.counters.accepted += run.pending + 1;
         run.pending = 0;

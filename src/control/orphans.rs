@@ -246,8 +246,8 @@ impl Control {
             && self.membership.live().all(|(peer, _)| case.is_cleared_by(peer))
     }
 
-    /// For how long all have been silent that are neither alive nor gone for good; none if somebody who hears us hears one of
-    /// them. (The connections of those that are gone for good ended with them.) It is the same for all clients: many of them
+    /// For how long all have been silent that are neither alive nor gone for good; none if somebody who lives has said that
+    /// one of them does, even if its latest heartbeat was lost. (The connections of those that are gone for good ended with them.) It is the same for all clients: many of them
     /// do not ask it of many members.
     fn gone_for(&self, at: Duration) -> Option<Duration> {
         let mut gone_for = Duration::MAX;
@@ -255,7 +255,7 @@ impl Control {
             match peer.state {
                 PeerState::Alive | PeerState::Suspect | PeerState::Left { returning: false } => {}
                 PeerState::Dead | PeerState::Left { returning: true } => {
-                    if self.membership.is_reported(peer.id, at) {
+                    if self.membership.is_said_to_live(peer.id) {
                         return None;
                     }
                     let silent = peer.current.as_ref().map(|run| at.saturating_sub(run.heard));

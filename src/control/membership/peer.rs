@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::Run;
+use crate::control::heartbeat::Heartbeat;
 use crate::control::member::{MemberId, Name};
-use crate::control::report::{PeerState, Report};
+use crate::control::report::{PeerState, Refusal, Report};
 use crate::control::settings::Settings;
 
 /// A name other than ours.
@@ -38,6 +39,48 @@ impl Peer {
     /// When any run of it was last heard.
     pub fn heard(&self) -> Option<Duration> {
         self.current.iter().chain(&self.candidates).map(|run| run.heard).max()
+    }
+
+    /// Whether its place is free: it has said goodbye, or was silent for so long.
+    pub fn is_gone(&self, at: Duration, detection: Duration) -> bool {
+        let left = matches!(self.state, PeerState::Left { .. }) && self.candidates.is_empty();
+        left || !self.state.lives() && self.heard().is_none_or(|heard| at > heard + detection)
+    }
+
+    /// Whether nothing that is heard of it has answered, though it had the time to.
+    pub fn is_dumb(&self, at: Duration, detection: Duration, grace: Duration) -> bool {
+        let ended = |run: &Run| matches!(self.state, PeerState::Left { .. }) || at > run.heard + detection;
+        !self.state.lives()
+            && self.current.as_ref().is_none_or(ended)
+            && self.candidates.iter().all(|run| at > run.first + grace)
+    }
+
+    /// Why a frame of the run in this place among [`Peer::candidates`] is not obeyed, where it is not to be believed; nothing
+    /// if it may be a newcomer's.
+    pub fn refuse(&mut self, index: usize, beat: &Heartbeat, at: Duration, grace: Duration) -> Option<Refusal> {
+        let lives = self.state.lives();
+        let run = &mut self.candidates[index];
+        // It stands back for the run that is known and alive. If that one is heard again it is a duplicate; if not, this is
+        // its member's next run, and these frames were its first.
+        let duplicate = lives
+            && match &self.current {
+                Some(current) if beat.scope.contains(self.id) => {
+                    beat.echoes.iter().any(|echo| echo.nonce == current.nonce && echo.id == self.id)
+                }
+                // Another frame tells: it is what it was found to be.
+                _ => run.duplicate,
+            };
+        let older = self.current.as_ref().is_some_and(|current| beat.header.incarnation < current.incarnation);
+        let refused = match (duplicate, older) {
+            (true, _) => Some(Refusal::DuplicateName),
+            (false, true) => Some(Refusal::OldIncarnation),
+            (false, false) if at <= run.first + grace => None,
+            (false, false) if lives => Some(Refusal::DuplicateName),
+            (false, false) => Some(Refusal::Replayed),
+        };
+        run.duplicate |= refused == Some(Refusal::DuplicateName);
+        run.pending += u64::from(refused.is_none());
+        refused
     }
 
     /// The believed run while it lives.

@@ -43,6 +43,8 @@ pub(in crate::control) struct Run {
     vips_from: Vec<u64>,
     /// The number of the frame that last told whether it hears us.
     told: u64,
+    /// The challenge in that frame: another one means that it took somebody for dead since.
+    pub told_challenge: u32,
 }
 
 /// What a frame says of us.
@@ -79,6 +81,7 @@ impl Run {
             vips: Vec::new(),
             vips_from: Vec::new(),
             told: 0,
+            told_challenge: 0,
         }
     }
 
@@ -100,7 +103,7 @@ impl Run {
         if !beat.scope.contains(id) || beat.header.sequence <= self.told {
             return Word::Nothing;
         }
-        self.told = beat.header.sequence;
+        (self.told, self.told_challenge) = (beat.header.sequence, beat.header.challenge);
         match beat.echoes.iter().find(|echo| echo.nonce == nonce && echo.id == id) {
             Some(echo) => Word::Hears { challenge: echo.challenge },
             None => Word::Deaf,

@@ -378,3 +378,25 @@ fn check_actives(cluster: &Cluster, seed: u64) {
         assert!(serving == wanted || wanted == 0, "seed {seed}, VIP {vip}: {serving} serve of {wanted}");
     }
 }
+
+#[test]
+fn a_member_that_turns_deaf_is_not_obeyed_whomever_it_heard_last() {
+    for members in [3, 5, 16] {
+        for phase in 1..10 {
+            let mut cluster = Cluster::new(Options { members, ..Options::default() });
+            for index in 0..members {
+                cluster.start(index);
+                cluster.run(phase * MS);
+            }
+            cluster.run(300 * MS);
+            let deaf = members - 1;
+            assert_eq!((cluster.active(0), cluster.term(0)), (0, 1));
+            cluster.cut.extend((0..deaf).map(|other| (other, deaf)));
+            cluster.run(100 * MS);
+            assert!(cluster.nodes[deaf].roles[0].active, "it takes all others for dead");
+            for other in 0..deaf {
+                assert_eq!(cluster.assignment(other, 0).unwrap().term, 1, "of {members}, {phase} ms apart");
+            }
+        }
+    }
+}

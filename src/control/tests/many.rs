@@ -52,6 +52,24 @@ fn sixty_four_members_whose_frames_are_lost_and_overtake_each_other_move_no_role
 }
 
 #[test]
+fn a_deaf_member_of_64_is_not_obeyed_though_its_frames_overtake_each_other() {
+    let mut cluster = Cluster::settled(Options { members: MEMBERS_MAX, vips: 2, ..Options::default() });
+    cluster.delay = 3 * MS;
+    let deaf = MEMBERS_MAX - 1;
+    cluster.cut.extend((0..deaf).map(|other| (other, deaf)));
+    cluster.run(300 * MS);
+    assert!(cluster.nodes[deaf].roles.iter().all(|role| role.active), "it takes all others for dead");
+    assert!((0..deaf).all(|other| (0..2).all(|vip| cluster.assignment(other, vip).unwrap().term == 1)));
+}
+
+fn too_many(report: &Report) -> Option<Name> {
+    match report {
+        Report::TooManyMembers { name } => Some(*name),
+        _ => None,
+    }
+}
+
+#[test]
 fn a_member_too_many_is_turned_away_with_one_report_each() {
     let mut cluster = Cluster::new(Options { members: MEMBERS_MAX + 2, vips: 2, ..Options::default() });
     (0..MEMBERS_MAX).for_each(|index| cluster.start(index));
@@ -61,11 +79,8 @@ fn a_member_too_many_is_turned_away_with_one_report_each() {
     (MEMBERS_MAX..MEMBERS_MAX + 2).for_each(|index| cluster.start_unready(index));
     cluster.run(50 * MS);
     for index in 0..MEMBERS_MAX {
-        let told = cluster.nodes[index].reports.iter().filter_map(|(_, report)| match report {
-            Report::TooManyMembers { name } => Some(*name),
-            _ => None,
-        });
-        let mut told: Vec<Name> = told.collect();
+        let mut told: Vec<Name> =
+            cluster.nodes[index].reports.iter().filter_map(|(_, report)| too_many(report)).collect();
         told.sort();
         let late = [MEMBERS_MAX, MEMBERS_MAX + 1].map(|late| cluster.nodes[late].settings.name);
         assert_eq!(told, late, "by {index}");
@@ -73,6 +88,17 @@ fn a_member_too_many_is_turned_away_with_one_report_each() {
         assert_eq!(cluster.view(index).peers.len(), MEMBERS_MAX - 1);
         assert_eq!([0, 1].map(|vip| cluster.assignment(index, vip).cloned()), before);
     }
+    // They hear more than they have room for, and do not greet all of them again and again.
+    let sent = cluster.nodes[MEMBERS_MAX].sent.len();
+    cluster.run(200 * MS);
+    let sent = cluster.nodes[MEMBERS_MAX].sent.len() - sent;
+    assert!((40..=60).contains(&sent), "{sent}");
+    let told: Vec<Name> =
+        cluster.nodes[MEMBERS_MAX].reports.iter().filter_map(|(_, report)| too_many(report)).collect();
+    assert!(
+        told.len() > 2 && told.iter().all(|name| told.iter().filter(|other| *other == name).count() == 1),
+        "{told:?}"
+    );
     // One that is gone makes room.
     cluster.kill(MEMBERS_MAX + 1);
     cluster.kill(7);
@@ -132,21 +158,31 @@ struct Pair {
     auth: Authenticator,
     sequence: u64,
     challenge: u32,
+    /// What the peer makes known.
     term: u64,
+    its_challenge: u32,
+    its_interval: Duration,
 }
 
 impl Pair {
     fn new() -> Pair {
+        let mut pair = Pair::apart();
+        (0..20).for_each(|_| pair.interval(true, |_| true));
+        assert_eq!(pair.state(), Some(PeerState::Alive));
+        pair
+    }
+
+    /// The peer was not heard yet.
+    fn apart() -> Pair {
         let now = Time::from_millis(1000);
         let settings = Cluster::new(Options { members: 1, ..Options::default() }).nodes[0].settings.clone();
         let identity = Identity { boot_id: [1; 16], incarnation: 1, nonce: 1 };
         let auth = Authenticator::new(&settings.cluster, &settings.key);
         assert_eq!(settings.key, Key([7; 32]));
         let control = Control::new(settings, identity, now);
-        let mut pair = Pair { control, now, auth, sequence: 0, challenge: 0, term: 0 };
+        let (sequence, challenge, term) = (0, 0, 0);
+        let mut pair = Pair { control, now, auth, sequence, challenge, term, its_challenge: 1, its_interval: 10 * MS };
         pair.event(Event::Ready);
-        (0..20).for_each(|_| pair.interval(true, |_| true));
-        assert_eq!(pair.state(), Some(PeerState::Alive));
         pair
     }
 
@@ -168,20 +204,24 @@ impl Pair {
         }
     }
 
-    /// The peer's next heartbeat.
-    fn beat(&mut self, hears: bool) -> Vec<Vec<u8>> {
-        let header = Header {
+    fn header(&self) -> Header {
+        Header {
             name: Name::new("s02").unwrap(),
             boot_id: [2; 16],
             nonce: 2,
-            challenge: 1,
+            challenge: self.its_challenge,
             incarnation: 1,
             sequence: 0,
-            interval: 10 * MS,
+            interval: self.its_interval,
             metric: 0.0,
             flags: flags::READY | flags::SETTLED,
             config_hash: [9; 16],
-        };
+        }
+    }
+
+    /// The peer's next heartbeat.
+    fn beat(&mut self, hears: bool) -> Vec<Vec<u8>> {
+        let header = self.header();
         let other = |n: u64| Echo { id: MemberId(n << 57 | n), nonce: n, challenge: 1, alive: true };
         let mut echoes: Vec<Echo> = (0..100).map(other).collect();
         echoes.extend(hears.then_some(Echo { id: Pair::me(), nonce: 1, challenge: self.challenge, alive: true }));
@@ -197,6 +237,14 @@ impl Pair {
         let frames = heartbeat::write(&self.auth, source, 0x88b5, &header, &echoes, &vips, &mut self.sequence);
         assert_eq!(frames.len(), 4);
         frames.iter().map(|frame| frame.bytes().to_vec()).collect()
+    }
+
+    /// A frame of another name that was recorded long ago.
+    fn recorded(&self, number: u64, mut sequence: u64) -> Vec<u8> {
+        let name = Name::new(&format!("r{number}")).unwrap();
+        let header = Header { name, nonce: 1000 + number, ..self.header() };
+        let frames = heartbeat::write(&self.auth, Mac([2, 0, 0, 0, 1, 1]), 0x88b5, &header, &[], &[], &mut sequence);
+        frames[0].bytes().to_vec()
     }
 
     fn hear(&mut self, frames: &[Vec<u8>]) {
@@ -216,7 +264,7 @@ impl Pair {
     }
 
     fn state(&self) -> Option<PeerState> {
-        self.control.view(self.now).peers.first().map(|peer| peer.state)
+        self.control.view(self.now).peers.iter().find(|peer| peer.name.id() == Pair::peer()).map(|peer| peer.state)
     }
 
     fn held(&self) -> u64 {
@@ -263,6 +311,42 @@ fn a_frame_that_tells_of_us_and_does_not_echo_us_silences_all_others() {
     assert_eq!(pair.state(), Some(PeerState::Dead), "long before its silence would be a death");
     pair.interval(true, |_| true);
     assert_eq!((pair.state(), pair.held()), (Some(PeerState::Alive), 50));
+}
+
+#[test]
+fn who_has_taken_somebody_for_dead_is_obeyed_once_it_says_that_it_was_not_us() {
+    let mut pair = Pair::new();
+    (pair.term, pair.its_challenge) = (50, 2);
+    pair.interval(false, |frame| !tells_of_us(frame));
+    assert_ne!(pair.held(), 50, "what tells that it was us may be lost");
+    assert_ne!(pair.state(), Some(PeerState::Dead));
+    pair.interval(true, |_| true);
+    assert_eq!((pair.state(), pair.held()), (Some(PeerState::Alive), 50));
+}
+
+#[test]
+fn a_peer_whose_interval_is_shorter_now_is_missed_earlier() {
+    let mut pair = Pair::new();
+    pair.its_interval = 100 * MS;
+    pair.interval(true, |_| true);
+    pair.its_interval = 10 * MS;
+    pair.interval(true, |frame| !tells_of_us(frame));
+    (0..4).for_each(|_| pair.interval(true, |_| false));
+    assert_eq!(pair.state(), Some(PeerState::Dead));
+}
+
+#[test]
+fn recordings_of_as_many_names_as_there_is_room_for_keep_no_member_out() {
+    let mut pair = Pair::apart();
+    for round in 0..30 {
+        for number in 0..MEMBERS_MAX as u64 + 6 {
+            let frame = pair.recorded(number, round);
+            pair.hear(&[frame]);
+        }
+        pair.interval(true, if round < 10 { |_| false } else { |_| true });
+    }
+    assert_eq!(pair.control.membership.peers.len(), MEMBERS_MAX - 1);
+    assert_eq!(pair.state(), Some(PeerState::Alive));
 }
 
 #[test]

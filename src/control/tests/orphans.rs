@@ -268,6 +268,27 @@ fn a_member_that_another_hears_is_not_silent() {
 }
 
 #[test]
+fn a_member_whose_only_witness_is_not_heard_for_a_while_is_not_silent() {
+    let mut cluster = settled(Options { members: 4, ..Options::default() });
+    let primary = cluster.active(0);
+    let [unheard, witness, other] = others(&cluster, primary)[..] else { panic!() };
+    cluster.set_link(primary, unheard, false);
+    cluster.set_link(other, unheard, false);
+    cluster.run(ORPHANS_AFTER + 100 * MS);
+    cluster.nodes[unheard].held.insert(tuple(1));
+    tell(&mut cluster, 1);
+    cluster.run(300 * MS);
+    for _ in 0..10 {
+        cluster.cut.insert((witness, primary));
+        cluster.run(30 * MS);
+        assert_eq!(cluster.peer_state(primary, witness), Some(PeerState::Suspect));
+        cluster.cut.remove(&(witness, primary));
+        cluster.run(30 * MS);
+    }
+    nobody_is_reset(&cluster);
+}
+
+#[test]
 fn a_member_that_is_heard_but_hears_nobody_is_not_silent() {
     let mut cluster = settled(Options::default());
     let primary = cluster.active(0);
