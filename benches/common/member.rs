@@ -214,6 +214,9 @@ pub struct Bench {
 /// of having been seen, which in truth is made once in a [`TICK`]: here, of so many connections, with one frame in 32.
 const TURN: Duration = Duration::from_nanos(3_200);
 
+/// Between two of the SYNs that came before.
+const SYNS_EVERY: Duration = Duration::from_micros(20);
+
 /// Of so many connections one is due for that.
 const DUE: usize = 32;
 
@@ -236,10 +239,10 @@ impl Bench {
         shared.roles.store(0, Role { active: true, rank: 0, may_refuse: false });
         let handshakes = Handshakes::new(RECORDS, HugePages::Auto).expect("memory");
         let mut random = Random(13);
-        for _ in 0..2 * RECORDS {
+        for left in (1..=2 * RECORDS as u32).rev() {
             let client = Ipv4Addr::from_bits(random.next() as u32);
             let tuple = Tuple { client, client_port: 9, ..Tuple::NONE };
-            handshakes.remember(&tuple, hasher.hash(&tuple), 1, true, now);
+            handshakes.remember(&tuple, hasher.hash(&tuple), 1, true, now - SYNS_EVERY * left);
         }
         let member = Arc::new(Member {
             facts: Facts { own_mac: OWN, vips: vec![vip], heartbeat: 0x88b5, shared_wire: true },

@@ -24,6 +24,9 @@ const NOW: Time = Time::from_millis(160_000 + 8_000);
 /// As launched.
 const RECORDS: usize = 1 << 20;
 
+/// Between two handshakes: as many as are measured, so that of a bucket's records the oldest is known.
+const SYNS_EVERY: Duration = Duration::from_nanos(250);
+
 /// Items of one measurement of what adds to a full table.
 const BLOCK: usize = 4096;
 
@@ -151,6 +154,7 @@ impl Tables {
     /// So many blocks that the other thread is well under way.
     fn block(&mut self, work: Work, beside: bool) -> Spent {
         const BLOCKS: usize = 64;
+        let mut now = NOW + SYNS_EVERY * self.fresh;
         let batches: Vec<_> = (0..BLOCKS).map(|_| self.fresh()).collect();
         let (table, ring) = (&self.established, &self.handshakes);
         let (time, look_ups) = beside_look_ups(table, self.connections, beside, || {
@@ -163,7 +167,8 @@ impl Tables {
                 for tuples in batches {
                     let hashes = prefetched(table, tuples);
                     if work == Work::Establish {
-                        establish(table, ring, tuples, &hashes);
+                        now += SYNS_EVERY * BATCH as u32;
+                        establish(table, ring, tuples, &hashes, now);
                         continue;
                     }
                     for (tuple, hash) in tuples.iter().zip(&hashes) {
@@ -240,16 +245,16 @@ fn prefetched(table: &Established, tuples: &[Tuple; BATCH]) -> [Hash; BATCH] {
     })
 }
 
-fn establish(table: &Established, ring: &Handshakes, tuples: &[Tuple; BATCH], hashes: &[Hash; BATCH]) {
+fn establish(table: &Established, ring: &Handshakes, tuples: &[Tuple; BATCH], hashes: &[Hash; BATCH], now: Time) {
     hashes.iter().for_each(|hash| ring.prefetch(*hash));
-    let new = Cpu::detect().run(Remember { ring, tuples, hashes, isn: 5, admitted: true, now: NOW });
+    let new = Cpu::detect().run(Remember { ring, tuples, hashes, isn: 5, admitted: true, now });
     assert_eq!(new, BATCH, "nobody has used these tuples");
     for (tuple, hash) in tuples.iter().zip(hashes) {
         let answer = Answer { isn: 7, timestamp: Some(8) };
-        assert!(ring.answer(tuple, *hash, 5, answer, NOW).is_some());
-        let records = ring.find(tuple, *hash, NOW);
+        assert!(ring.answer(tuple, *hash, 5, answer, now).is_some());
+        let records = ring.find(tuple, *hash, now);
         let record = records.iter().find(|record| record.acknowledged_by(8, Some(8))).expect("just answered");
-        table.insert(tuple, *hash, State::Live, NOW).expect("room");
+        table.insert(tuple, *hash, State::Live, now).expect("room");
         assert!(ring.settle(record, Stage::Confirmed));
     }
 }
