@@ -171,7 +171,7 @@ pub fn quoted_tuple(frame: &[u8], vip: VipIndex) -> Option<Tuple> {
     }
 }
 
-/// Classifies a frame from the wire, which [`common::segment`] does not know.
+/// Classifies a frame from the wire, which [`common::segments`] does not know.
 #[cold]
 pub fn from_wire(frame: &[u8], facts: &Facts) -> Class {
     let Some(header) = Ethernet::parse(frame) else { return Class::Drop(DropReason::Runt) };
@@ -263,7 +263,7 @@ fn icmp_to_a_vip(packet: &Ipv4<'_>, vip: VipIndex) -> Class {
     }
 }
 
-/// Classifies a frame from the host, which [`common::segment`] does not know.
+/// Classifies a frame from the host, which [`common::segments`] does not know.
 #[cold]
 pub fn from_host(frame: &[u8], facts: &Facts) -> Class {
     let Some(header) = Ethernet::parse(frame) else { return Class::Drop(DropReason::Runt) };
