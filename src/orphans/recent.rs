@@ -85,8 +85,10 @@ impl Recent {
         let tag = tag(hash);
         let new = Last { tag, heard, seq, len: end.wrapping_sub(seq) as u16, at };
         let Some(place) = lasts.iter().find(|last| last.get().tag == tag) else {
-            // The oldest makes room.
-            (1..WAYS).rev().for_each(|way| lasts[way].set(lasts[way - 1].get()));
+            // The newer ones move up to the first free place, or onto the oldest: a client that is forgotten and comes back, as
+            // each that gets answers does, is not to push out another.
+            let free = lasts.iter().position(|last| last.get().tag == 0).unwrap_or(WAYS - 1);
+            (1..=free).rev().for_each(|way| lasts[way].set(lasts[way - 1].get()));
             lasts[0].set(new);
             return None;
         };

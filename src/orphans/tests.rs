@@ -90,6 +90,29 @@ fn a_client_that_repeats_itself_at_growing_gaps_is_suspected() {
 }
 
 #[test]
+fn clients_that_are_answered_push_nobody_out() {
+    let mut client = Client { recent: Recent::new(4), ..Client::new() };
+    let mut requests = 0;
+    let mut suspected = Vec::new();
+    for (repeat, gap) in [0, 200, 400, 800, 1600].into_iter().enumerate() {
+        for _ in 0..gap / 50 {
+            // Others of the same place ask, and acknowledge what they are answered.
+            for port in [40_001, 40_002, 40_003] {
+                let own = std::mem::replace(&mut client.tuple, tuple(port));
+                let seq = 100 + 42 * requests;
+                assert_eq!(client.sends(0, ACK, seq, 42), None);
+                assert_eq!(client.sends(0, ACK, seq + 42, 0), None);
+                client.tuple = own;
+            }
+            requests += 1;
+            client.now += 50;
+        }
+        suspected.extend(client.sends(0, ACK, 7, 37).map(|_| repeat));
+    }
+    assert_eq!(suspected, [3, 4]);
+}
+
+#[test]
 fn a_tail_loss_probe_as_late_as_the_first_timeout_delays_nothing() {
     let mut client = Client::new();
     assert_eq!(client.repeats(&[0, 205, 205, 410, 820], ACK, 100, 500), [4]);
