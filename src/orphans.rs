@@ -21,8 +21,9 @@ mod recent;
 
 use crate::frame::tcp::{self, Segment};
 use crate::frame::{Mac, ethernet, ipv4};
+use crate::simd::Simd;
 use crate::sync::{AtomicU8, AtomicU64, Ordering};
-use crate::table::{Hash, Tuple, prefetch};
+use crate::table::{Hash, Tuple, prefetch_by_low};
 use crate::time::Time;
 
 pub use recent::Recent;
@@ -337,18 +338,17 @@ impl Suspicions {
     #[inline]
     fn index(&self, hash: Hash) -> usize {
         // The lower half of the hash: the upper one chose the lines that were looked at before.
-        (((hash.bits() & 0xffff_ffff) * self.buckets.len() as u64) >> 32) as usize
+        hash.spread_low(self.buckets.len())
     }
 
     fn bucket(&self, hash: Hash) -> &Bucket {
         &self.buckets[self.index(hash)]
     }
 
-    /// Asks the CPU for the line that [`may_watch`](Suspicions::may_watch) reads.
-    #[inline]
-    pub fn prefetch(&self, hash: Hash) {
-        let index = self.index(hash);
-        prefetch(&self.tags[index]);
+    /// Asks the CPU for the lines that [`may_watch`](Suspicions::may_watch) reads, for eight hashes.
+    #[inline(always)]
+    pub fn prefetch<S: Simd>(&self, simd: S, hashes: S::Lanes) {
+        prefetch_by_low(&self.tags, simd, hashes);
     }
 
     /// Whether a client of this hash may be watched.

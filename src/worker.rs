@@ -229,10 +229,11 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         let mut burst: ArrayVec<Option<W::Buffer>, BURST> = burst.drain(..).map(Some).collect();
         self.pass(&mut burst, direction, now);
         let mut others = all(frames) & !self.stages.passing;
+        others &= !self.look_again(simd, &mut burst, direction, now);
+        self.stages.foresee(simd, &self.member, now);
         if direction == Direction::FromWire {
             others &= !self.drop_of_nobody(simd, &mut burst, now);
         }
-        self.stages.foresee(simd, &self.member, now);
         for index in bits(others) {
             if let Some(buffer) = burst[index].take() {
                 let verdict = self.decide(simd, buffer.bytes(), index, direction, now);
@@ -247,25 +248,55 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     /// The plain segments of connections of ours.
     #[inline(always)]
     fn pass(&mut self, burst: &mut [Option<W::Buffer>], direction: Direction, now: Time) {
-        let facts = &self.member.facts;
         for buffer in bits(self.stages.passing).filter_map(|index| burst[index].take()) {
-            let mut buffer = buffer;
-            match direction {
-                Direction::FromWire => {
-                    ethernet::set_destination(buffer.bytes_mut(), facts.own_mac);
-                    self.to_host.push(buffer);
-                }
-                Direction::FromHost => {
-                    ethernet::set_source(buffer.bytes_mut(), source(facts));
-                    self.to_wire.push(buffer);
-                }
-            }
+            self.pass_on(buffer, direction);
         }
         if direction == Direction::FromWire {
             for index in bits(self.stages.stale) {
                 self.member.established.touch(&mut self.stages.entries.get(index), now);
             }
         }
+    }
+
+    /// Puts a plain segment on its way to the other side.
+    #[inline(always)]
+    fn pass_on(&mut self, mut buffer: W::Buffer, direction: Direction) {
+        let facts = &self.member.facts;
+        match direction {
+            Direction::FromWire => {
+                ethernet::set_destination(buffer.bytes_mut(), facts.own_mac);
+                self.to_host.push(buffer);
+            }
+            Direction::FromHost => {
+                ethernet::set_source(buffer.bytes_mut(), source(facts));
+                self.to_wire.push(buffer);
+            }
+        }
+    }
+
+    /// The few plain segments whose entry may be beyond the first line, which has come by now. Returns which of them were passed.
+    #[inline(always)]
+    fn look_again<S: Simd>(
+        &mut self,
+        simd: S,
+        burst: &mut [Option<W::Buffer>],
+        direction: Direction,
+        now: Time,
+    ) -> u64 {
+        let mut passed = 0;
+        for index in bits(self.stages.again()) {
+            let entry = self.stages.look_again(simd, &self.member, index);
+            if let Some(mut entry) = entry.filter(|entry| !entry.syn_seen())
+                && let Some(buffer) = burst[index].take()
+            {
+                if direction == Direction::FromWire {
+                    self.member.established.touch(&mut entry, now);
+                }
+                self.pass_on(buffer, direction);
+                passed |= 1 << index;
+            }
+        }
+        passed
     }
 
     /// Drops the plain segments of connections that are nobody's here, nearly all of those that were not found. Returns
@@ -281,7 +312,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
             known &= !(u64::from(!decider.is_known(simd, stages.hashes[index])) << index);
         }
         let mut nobodys = stages.missed & !known;
-        for index in bits(nobodys & stages.may_be_repeated) {
+        for index in bits(nobodys & stages.may_be_repeated()) {
             let frame = burst[index].as_ref().map_or(&[][..], |buffer| buffer.bytes());
             let seen = decider.is_first_sight(stages.tuples.get(index).vip, stages.hashes[index], frame);
             nobodys &= !(u64::from(!seen) << index);

@@ -194,15 +194,19 @@ fn a_slot_that_changes_hands_is_never_taken_for_its_last_owner() {
     });
 }
 
-/// Which of the first `count` are found.
-fn look_up(table: &Established, tuples: &Tuples, count: usize, entries: &mut Entries) -> u64 {
-    let mut hashes = [Hash::default(); BURST];
-    table.ask(Portable, tuples, 0, &mut hashes);
+/// What a burst's looks find of the first `count`.
+fn look_up(table: &Established, tuples: &Tuples, count: usize) -> Vec<Option<Entry>> {
+    let (mut hashes, mut entries) = ([Hash::default(); BURST], Entries::default());
+    table.hash_group(Portable, tuples, 0, &mut hashes);
     let mut found = Found::none(count, NOW);
-    table.look(Portable, tuples, 0, &hashes, entries, &found);
-    table.judge(Portable, tuples, 0, &hashes, entries, &mut found);
-    table.look_again(tuples, &hashes, entries, &mut found);
-    found.found
+    (0..count).for_each(|place| table.look(Portable, tuples, place, &hashes, &mut entries));
+    table.judge(Portable, tuples, 0, &hashes, &entries, &mut found);
+    let entry = |place: usize| match (found.found >> place & 1 != 0, found.again() >> place & 1 != 0) {
+        (true, _) => Some(entries.get(place)),
+        (false, true) => table.look_again(Portable, tuples, place, hashes[place]),
+        (false, false) => None,
+    };
+    (0..count).map(entry).collect()
 }
 
 #[test]
@@ -216,10 +220,9 @@ fn a_burst_takes_no_slot_for_its_last_or_next_owner() {
             removed
         });
         let tuples = [tuple(1), tuple(2)].into_iter().collect();
-        let mut entries = Entries::default();
-        let found = look_up(&table, &tuples, 2, &mut entries);
-        let first = found & 1 != 0 && table.remove(entries.get(0));
-        let second = found & 2 != 0 && table.remove(entries.get(1));
+        let found = look_up(&table, &tuples, 2);
+        let first = found[0].is_some_and(|entry| table.remove(entry));
+        let second = found[1].is_some_and(|entry| table.remove(entry));
         assert!(thread.join().unwrap() != first);
         assert_eq!(all(&table), if second { vec![] } else { vec![tuple(2)] });
     });
@@ -232,9 +235,8 @@ fn a_connection_is_found_while_it_is_confirmed_again() {
         let other = Arc::clone(&table);
         let thread = thread::spawn(move || insert(&other, &tuple(1)));
         let tuples = [tuple(1)].into_iter().collect();
-        let mut entries = Entries::default();
-        let found = look_up(&table, &tuples, 1, &mut entries);
-        assert!(found == 1 && find(&table, &tuple(1)).is_some());
+        let found = look_up(&table, &tuples, 1);
+        assert!(found[0].is_some() && find(&table, &tuple(1)).is_some());
         thread.join().unwrap();
     });
 }

@@ -108,18 +108,30 @@ impl Work for LookUp<'_> {
         let LookUp(table, tuples) = self;
         let (mut hashes, mut entries) = ([Hash::default(); BATCH], Entries::default());
         let mut found = Found::none(BATCH, NOW);
-        for turn in 0..BATCH / LANES + AHEAD + 1 {
-            if turn < BATCH / LANES {
-                table.ask(simd, tuples, turn * LANES, &mut hashes);
+        let groups = BATCH / LANES;
+        for turn in 0..=groups + AHEAD {
+            if turn < groups {
+                table.hash_group(simd, tuples, turn * LANES, &mut hashes);
             }
-            if (AHEAD..BATCH / LANES + AHEAD).contains(&turn) {
-                table.look(simd, tuples, (turn - AHEAD) * LANES, &hashes, &mut entries, &found);
+            for lane in 0..LANES {
+                if turn < groups {
+                    table.prefetch(hashes[turn * LANES + lane]);
+                }
+                if (AHEAD..groups + AHEAD).contains(&turn) {
+                    table.look(simd, tuples, (turn - AHEAD) * LANES + lane, &hashes, &mut entries);
+                }
             }
-            if turn > AHEAD {
+            if turn > AHEAD && turn <= groups + AHEAD {
                 table.judge(simd, tuples, (turn - AHEAD - 1) * LANES, &hashes, &entries, &mut found);
             }
         }
-        table.look_again(tuples, &hashes, &mut entries, &mut found);
+        table.ask_again(&hashes, &found);
+        let mut again = found.again();
+        while again != 0 {
+            let place = again.trailing_zeros() as usize;
+            again &= again - 1;
+            found.found |= u64::from(table.look_again(simd, tuples, place, hashes[place]).is_some()) << place;
+        }
         found.found.count_ones() as usize
     }
 }

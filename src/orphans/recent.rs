@@ -7,7 +7,8 @@
 use std::cell::Cell;
 
 use super::{GAP_MAX_MS, GAP_MIN_MS, Sighting, Track, is_after};
-use crate::table::{Hash, prefetch};
+use crate::simd::Simd;
+use crate::table::{Hash, prefetch_by_low};
 use crate::time::Time;
 
 /// Clients of one hash: a cache line.
@@ -59,13 +60,13 @@ impl Recent {
 
     #[inline(always)]
     fn set(&self, hash: Hash) -> &Set {
-        &self.sets[(((hash.bits() & 0xffff_ffff) * self.sets.len() as u64) >> 32) as usize]
+        &self.sets[hash.spread_low(self.sets.len())]
     }
 
-    /// Asks the CPU for the line that [`see`](Recent::see) works on.
+    /// Asks the CPU for the lines that [`see`](Recent::see) works on, for eight hashes.
     #[inline(always)]
-    pub(crate) fn prefetch(&self, hash: Hash) {
-        prefetch(self.set(hash));
+    pub(crate) fn prefetch<S: Simd>(&self, simd: S, hashes: S::Lanes) {
+        prefetch_by_low(&self.sets, simd, hashes);
     }
 
     /// Nothing is known of the client any more.

@@ -4,9 +4,10 @@
 use std::arch::asm;
 use std::arch::x86_64::{
     __m128i, __m256i, _mm_loadu_si32, _mm256_add_epi64, _mm256_and_si256, _mm256_broadcastsi128_si256,
-    _mm256_castsi256_pd, _mm256_cmpeq_epi64, _mm256_cvtepu8_epi64, _mm256_loadu_si256, _mm256_movemask_pd,
-    _mm256_or_si256, _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_shuffle_epi32,
-    _mm256_slli_epi64, _mm256_srli_epi64, _mm256_srlv_epi64, _mm256_storeu_si256, _mm256_sub_epi64, _mm256_xor_si256,
+    _mm256_castsi256_pd, _mm256_cmpeq_epi64, _mm256_cvtepu8_epi64, _mm256_i64gather_epi64, _mm256_loadu_si256,
+    _mm256_movemask_pd, _mm256_mul_epu32, _mm256_or_si256, _mm256_set1_epi64x, _mm256_setr_epi64x,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_shuffle_epi32, _mm256_slli_epi64, _mm256_srli_epi64,
+    _mm256_srlv_epi64, _mm256_storeu_si256, _mm256_sub_epi64, _mm256_xor_si256,
 };
 
 use super::{LANES, Line, Simd};
@@ -109,6 +110,19 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn mul_low_halves(self, a: Pair, b: Pair) -> Pair {
+        both!(half => _mm256_mul_epu32(a[half], b[half]))
+    }
+
+    #[inline(always)]
+    fn keep(self, a: Pair, lanes: u64) -> Pair {
+        // SAFETY: the CPU has AVX2.
+        let bits = unsafe { [_mm256_setr_epi64x(1, 2, 4, 8), _mm256_setr_epi64x(16, 32, 64, 128)] };
+        let set = self.and(self.splat(lanes), bits);
+        both!(half => _mm256_and_si256(a[half], _mm256_cmpeq_epi64(set[half], bits[half])))
+    }
+
+    #[inline(always)]
     fn rotate<const BY: i32, const REST: i32>(self, a: Pair) -> Pair {
         if BY == 32 {
             return both!(half => _mm256_shuffle_epi32::<0b10_11_00_01>(a[half]));
@@ -137,6 +151,15 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn swap_bytes_of_halves(self, a: Pair) -> Pair {
         both!(half => _mm256_shuffle_epi8(a[half], _mm256_broadcastsi128_si256(OPPOSITE)))
+    }
+
+    #[inline(always)]
+    fn contained(self, set: &[u64; 16], numbers: Pair) -> u64 {
+        let places = self.and(self.shr::<6>(numbers), self.splat(15));
+        // Eight bytes from each of 16 words.
+        let words = both!(half => _mm256_i64gather_epi64::<8>(set.as_ptr().cast(), places[half]));
+        let bits = self.and(self.shr_each(words, self.and(numbers, self.splat(63))), self.splat(1));
+        !self.zeros(bits) & 0xff
     }
 
     #[inline(always)]

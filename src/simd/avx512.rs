@@ -3,9 +3,10 @@
 use std::arch::asm;
 use std::arch::x86_64::{
     __m512i, _mm_loadl_epi64, _mm256_cmpeq_epi64_mask, _mm256_set1_epi64x, _mm512_add_epi64, _mm512_and_si512,
-    _mm512_broadcast_i32x4, _mm512_cvtepu8_epi64, _mm512_loadu_si512, _mm512_or_si512, _mm512_rol_epi64,
-    _mm512_set1_epi64, _mm512_shuffle_epi8, _mm512_sllv_epi64, _mm512_srlv_epi64, _mm512_storeu_si512,
-    _mm512_sub_epi64, _mm512_testn_epi64_mask, _mm512_xor_si512,
+    _mm512_broadcast_i32x4, _mm512_cvtepu8_epi64, _mm512_loadu_si512, _mm512_maskz_mov_epi64, _mm512_mul_epu32,
+    _mm512_or_si512, _mm512_permutex2var_epi64, _mm512_rol_epi64, _mm512_rorv_epi64, _mm512_set1_epi64,
+    _mm512_shuffle_epi8, _mm512_sllv_epi64, _mm512_srlv_epi64, _mm512_storeu_si512, _mm512_sub_epi64,
+    _mm512_testn_epi64_mask, _mm512_xor_si512,
 };
 
 use super::avx2::{Avx2, OPPOSITE, load_half_line};
@@ -84,6 +85,16 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn mul_low_halves(self, a: __m512i, b: __m512i) -> __m512i {
+        only_with_a_token!(_mm512_mul_epu32(a, b))
+    }
+
+    #[inline(always)]
+    fn keep(self, a: __m512i, lanes: u64) -> __m512i {
+        only_with_a_token!(_mm512_maskz_mov_epi64(lanes as u8, a))
+    }
+
+    #[inline(always)]
     fn rotate<const BY: i32, const REST: i32>(self, a: __m512i) -> __m512i {
         only_with_a_token!(_mm512_rol_epi64::<BY>(a))
     }
@@ -108,6 +119,16 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn swap_bytes_of_halves(self, a: __m512i) -> __m512i {
         only_with_a_token!(_mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(OPPOSITE)))
+    }
+
+    #[inline(always)]
+    fn contained(self, set: &[u64; 16], numbers: __m512i) -> u64 {
+        // These look at no more bits of a number than there are words, or bits of a word.
+        let bits = only_with_a_token!({
+            let halves = [_mm512_loadu_si512(set.as_ptr().cast()), _mm512_loadu_si512(set.as_ptr().add(LANES).cast())];
+            _mm512_rorv_epi64(_mm512_permutex2var_epi64(halves[0], self.shr::<6>(numbers), halves[1]), numbers)
+        });
+        !self.zeros(self.and(bits, self.splat(1))) & 0xff
     }
 
     #[inline(always)]

@@ -132,6 +132,10 @@ pub trait Simd: Copy {
     fn add(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
     /// Modulo 2⁶⁴.
     fn sub(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    /// The product of the lower halves of two words.
+    fn mul_low_halves(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    /// The words of the lanes that `lanes` has as bits; zero in the others.
+    fn keep(self, a: Self::Lanes, lanes: u64) -> Self::Lanes;
     /// To the left, by `BY` of 1 to 63 bits; `REST` is 64 less that.
     fn rotate<const BY: i32, const REST: i32>(self, a: Self::Lanes) -> Self::Lanes;
     /// To the left, by `BY` bits.
@@ -142,6 +146,8 @@ pub trait Simd: Copy {
     fn shr_each(self, a: Self::Lanes, by: Self::Lanes) -> Self::Lanes;
     /// The bytes of each half of each word in the opposite order.
     fn swap_bytes_of_halves(self, a: Self::Lanes) -> Self::Lanes;
+    /// In which lanes the lower ten bits are the number of one of the set's bits that are one, as bits.
+    fn contained(self, set: &[u64; 16], numbers: Self::Lanes) -> u64;
     /// Which lanes are zero, as bits.
     fn zeros(self, a: Self::Lanes) -> u64;
     /// Which words of a line, under this mask, are this value, as bits.
@@ -206,6 +212,8 @@ mod tests {
             simd.shr::<48>(x),
             simd.shr_each(x, simd.and(y, simd.splat(63))),
             simd.swap_bytes_of_halves(x),
+            simd.mul_low_halves(x, y),
+            simd.keep(x, b[0] & 0xff),
         ];
         let mut words: Vec<_> = lanes
             .into_iter()
@@ -225,7 +233,7 @@ mod tests {
             equal[0].into(),
             equal[1].into(),
             first_four.into(),
-            0,
+            simd.contained(&std::array::from_fn(|word| a[word % LANES] ^ b[word / 2]), y),
             0,
             0,
         ]);
@@ -250,8 +258,12 @@ mod tests {
                 }
             }
             prop_assert_eq!(said[5][2], a[2].wrapping_add(b[2]));
+            prop_assert_eq!(said[14][2], (a[2] & 0xffff_ffff) * (b[2] & 0xffff_ffff));
+            prop_assert_eq!(said[15][2], if b[0] >> 2 & 1 == 0 { 0 } else { a[2] });
+            let (word, bit) = (b[2] as usize >> 6 & 15, b[2] & 63);
+            prop_assert_eq!(said[16][5] >> 2 & 1, (a[word % LANES] ^ b[word / 2]) >> bit & 1);
             let found = Five(a.map(AtomicU64::new)).words().iter().filter(|w| (w.load(Ordering::Relaxed) ^ b[0]) & 0xff00 == 0).count();
-            prop_assert_eq!(said[14][2].count_ones() as usize, found);
+            prop_assert_eq!(said[16][2].count_ones() as usize, found);
         }
     }
 }

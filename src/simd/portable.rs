@@ -61,6 +61,16 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn mul_low_halves(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|lane| (a[lane] & 0xffff_ffff) * (b[lane] & 0xffff_ffff))
+    }
+
+    #[inline(always)]
+    fn keep(self, a: Self::Lanes, lanes: u64) -> Self::Lanes {
+        std::array::from_fn(|lane| if lanes >> lane & 1 == 0 { 0 } else { a[lane] })
+    }
+
+    #[inline(always)]
     fn rotate<const BY: i32, const REST: i32>(self, a: Self::Lanes) -> Self::Lanes {
         a.map(|word| word.rotate_left(BY as u32))
     }
@@ -83,6 +93,12 @@ impl Simd for Portable {
     #[inline(always)]
     fn swap_bytes_of_halves(self, a: Self::Lanes) -> Self::Lanes {
         a.map(|word| word.swap_bytes().rotate_left(32))
+    }
+
+    #[inline(always)]
+    fn contained(self, set: &[u64; 16], numbers: Self::Lanes) -> u64 {
+        let bit = |number: u64| set[(number >> 6) as usize % 16] >> (number % 64) & 1;
+        numbers.iter().rev().fold(0, |found, number| found << 1 | bit(*number))
     }
 
     #[inline(always)]

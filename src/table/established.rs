@@ -11,7 +11,7 @@ use super::tuple::{MAX_VIPS, Tuple, Tuples, VipIndex};
 use crate::bits::{all, bits};
 use crate::config::checked::HugePages;
 use crate::port::BURST;
-use crate::simd::{LANES, Simd};
+use crate::simd::Simd;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::time::Time;
 
@@ -71,6 +71,12 @@ impl Found {
     pub fn none(count: usize, now: Time) -> Found {
         Found { found: 0, fresh: 0, again: 0, count, ticks: Word::of_tick(now) }
     }
+
+    /// Those that need a [second look](Established::look_again).
+    #[inline(always)]
+    pub fn again(&self) -> u64 {
+        self.again & all(self.count)
+    }
 }
 
 /// The table of established connections.
@@ -126,40 +132,26 @@ impl Established {
         self.probe(tuple, hash).next()
     }
 
-    /// Hashes eight tuples of a burst, from place `first` on, and asks for the lines that [`look`](Established::look) will
-    /// read. Memory is slow to answer, can be asked for several lines at a time, and has others to serve only while it is asked:
-    /// best is to ask for some groups ahead of the one that is looked at, all through a burst.
+    /// Hashes eight tuples of a burst, from place `first` on.
     #[inline(always)]
-    pub fn ask<S: Simd>(&self, simd: S, tuples: &Tuples, first: usize, hashes: &mut [Hash; BURST]) {
+    pub fn hash_group<S: Simd>(&self, simd: S, tuples: &Tuples, first: usize, hashes: &mut [Hash; BURST]) {
         self.hasher.hash_group(simd, tuples, first, hashes);
-        hashes[first..].iter().take(LANES).for_each(|hash| self.prefetch(*hash));
     }
 
-    /// Reads what a first look at eight tuples of a burst takes, from place `first` on, whose hashes these are.
+    /// Reads what a first look at one of a burst's tuples takes, whose hash is at the same place. Its line is to be
+    /// [asked for](Established::prefetch) before. Memory is slow to answer, can be asked for several lines at a time, and has others
+    /// to serve only while it is asked: best is to ask some groups of eight ahead of the one that is looked at, all through
+    /// a burst.
     #[inline(always)]
-    pub fn look<S: Simd>(
-        &self,
-        simd: S,
-        tuples: &Tuples,
-        first: usize,
-        hashes: &[Hash; BURST],
-        entries: &mut Entries,
-        found: &Found,
-    ) {
-        // What lies beyond `count` is looked at as well: nobody asks what came of it, and a loop of a known length is
-        // the faster one. Not so under loom, which tries each look in each order.
-        let group_len = if cfg!(loom) { LANES.min(found.count - first) } else { LANES };
-        for lane in 0..group_len {
-            let place = (first + lane) % BURST;
-            entries.read(simd, place, self.buckets.home(hashes[place]), tuples.keys[place]);
-        }
+    pub fn look<S: Simd>(&self, simd: S, tuples: &Tuples, place: usize, hashes: &[Hash; BURST], entries: &mut Entries) {
+        entries.read(simd, place, self.buckets.home(hashes[place]), tuples.keys[place]);
     }
 
     /// What the looks at these eight have found: the entry at place `i` is that of tuple `i` where `found` says so. Best
     /// some time after [`look`](Established::look): words that have just been stored one by one cannot be loaded as eight yet.
     ///
     /// The few that need a second look, mostly at a second line, get it [at the end](Established::look_again), when that line
-    /// has come too.
+    /// has come too: to ask for it here would be a branch in each group that no CPU foresees.
     #[inline(always)]
     pub fn judge<S: Simd>(
         &self,
@@ -174,23 +166,37 @@ impl Established {
             return;
         };
         let looks = entries.judge(simd, first, vips, group, found.ticks);
-        for lane in bits(looks.elsewhere) {
-            prefetch(&self.buckets[self.after(self.home(group[lane]))]);
-        }
         found.found |= looks.here << first;
         found.fresh |= looks.fresh << first;
         found.again |= looks.elsewhere << first;
     }
 
-    /// The second looks that a burst's tuples need.
+    /// Asks the CPU for the lines of second looks: the one after the first, and, as every fifth needs it, one more.
     #[inline(always)]
-    pub fn look_again(&self, tuples: &Tuples, hashes: &[Hash; BURST], entries: &mut Entries, found: &mut Found) {
-        for index in bits(found.again & all(found.count)) {
-            if let Some(entry) = self.find(&tuples.get(index), hashes[index]) {
-                entries.set(index, entry);
-                found.found |= 1 << index;
+    pub fn ask_again(&self, hashes: &[Hash; BURST], found: &Found) {
+        for index in bits(found.again()) {
+            let next = self.after(self.home(hashes[index]));
+            prefetch(&self.buckets[next]);
+            prefetch(&self.buckets[self.after(next)]);
+        }
+    }
+
+    /// The second look at a tuple [that needs one](Found::again).
+    #[inline(always)]
+    pub fn look_again<S: Simd>(&self, simd: S, tuples: &Tuples, place: usize, hash: Hash) -> Option<Entry> {
+        // Mostly the next bucket has it.
+        let (key, bucket) = (tuples.keys[place], self.after(self.home(hash)));
+        let candidates = simd.equal(&self.buckets[bucket], u64::MAX, key);
+        if candidates.is_power_of_two() {
+            let slot = candidates.trailing_zeros() as usize;
+            if let Some((other, word)) = self.buckets[bucket].read(slot)
+                && other == key
+                && word.vip() == tuples.vips[place]
+            {
+                return Some(Entry { slot: (bucket * SLOTS + slot) as u32, word });
             }
         }
+        self.find(&tuples.get(place), hash)
     }
 
     /// Enters a connection, or, if it is there already, confirms it in place: a new generation, no SYN seen.

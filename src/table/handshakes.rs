@@ -126,7 +126,7 @@ impl Handshakes {
     /// will read. Worth it some time after [`prefetch`](Handshakes::prefetch), as it needs that line.
     #[inline(always)]
     pub fn foresee<S: Simd>(&self, simd: S, hash: Hash, now: Time) -> Outlook {
-        let (number, bucket) = self.buckets.home(hash.swapped());
+        let (number, bucket) = self.buckets.home_by_low(hash);
         let look = bucket.headers.look_by(simd, Header::tag(hash), now.as_millis() as u32);
         // The first of those that have the tag, else the victim.
         let candidate = (look.candidates | 1 << SLOTS).trailing_zeros() as usize;
@@ -200,10 +200,10 @@ impl Handshakes {
         Remembered::Crowded
     }
 
-    /// Asks the CPU for the line that [`may_have`](Handshakes::may_have) reads.
+    /// Asks the CPU for the lines that [`may_have`](Handshakes::may_have) reads, for eight hashes.
     #[inline(always)]
-    pub fn prefetch_tags(&self, hash: Hash) {
-        self.short_tags.prefetch(hash);
+    pub fn prefetch_tags<S: Simd>(&self, simd: S, hashes: S::Lanes) {
+        self.short_tags.prefetch_group(simd, hashes);
     }
 
     /// Whether a tuple with this hash may have records: a word of a table that mostly lies in a cache is read, and it is wrong once
@@ -295,13 +295,13 @@ impl Handshakes {
 
     #[inline]
     fn home(&self, hash: Hash) -> &Bucket {
-        self.buckets.home(hash.swapped()).1
+        self.buckets.home_by_low(hash).1
     }
 
     /// One look at a bucket: its first slot, and what its headers tell.
     #[inline]
     fn look(&self, hash: Hash, now: Time) -> (usize, Look) {
-        let (number, bucket) = self.buckets.home(hash.swapped());
+        let (number, bucket) = self.buckets.home_by_low(hash);
         (number * SLOTS, bucket.headers.look(Header::tag(hash), now.as_millis() as u32))
     }
 
@@ -324,7 +324,7 @@ impl Handshakes {
     /// The bucket's records with the hash's tag that are not out of date, in the order of slots.
     #[inline]
     fn sightings(&self, hash: Hash, now: Time) -> Sightings<'_> {
-        let ((number, bucket), tag) = (self.buckets.home(hash.swapped()), Header::tag(hash));
+        let ((number, bucket), tag) = (self.buckets.home_by_low(hash), Header::tag(hash));
         Sightings { ring: self, bucket: number, tag, now, candidates: bucket.headers.candidates(tag) }
     }
 

@@ -7,6 +7,8 @@
 
 use std::io;
 
+use crate::simd::{LANES, Simd};
+
 /// Why a table could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
@@ -33,11 +35,17 @@ pub enum TableError {
 /// Asks the CPU to have the line of `target` at hand soon. Does nothing where there is no such instruction.
 #[inline(always)]
 pub(crate) fn prefetch<T>(target: &T) {
+    prefetch_at(target);
+}
+
+/// The same of an address, whatever is there.
+#[inline(always)]
+pub(crate) fn prefetch_at<T>(target: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch is a hint; it neither faults nor changes anything, whatever the address.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(target).cast());
+        _mm_prefetch::<_MM_HINT_T0>(target.cast());
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: as above.
@@ -46,6 +54,16 @@ pub(crate) fn prefetch<T>(target: &T) {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = target;
+}
+
+/// The same for the elements that the lower halves of eight hashes lead to ([`Hash::spread_low`](super::Hash::spread_low)).
+#[inline(always)]
+pub(crate) fn prefetch_by_low<S: Simd, T>(elements: &[T], simd: S, hashes: S::Lanes) {
+    let mut indices = [0; LANES];
+    simd.store(simd.shr::<32>(simd.mul_low_halves(hashes, simd.splat(elements.len() as u64))), &mut indices);
+    for index in indices {
+        prefetch_at(elements.as_ptr().wrapping_add(index as usize));
+    }
 }
 
 #[cfg(not(loom))]
@@ -112,6 +130,16 @@ mod mapped {
             let index = hash.spread(self.len);
             // SAFETY:
             // - the upper half of a product of `len` and a number below 2^64 is below `len`;
+            // - for the element as in `deref`.
+            (index, unsafe { self.first.add(index).as_ref() })
+        }
+
+        /// The element that the lower half of a hash leads to ([`Hash::spread_low`]), and its number.
+        #[inline(always)]
+        pub fn home_by_low(&self, hash: Hash) -> (usize, &T) {
+            let index = hash.spread_low(self.len);
+            // SAFETY:
+            // - the upper half of the product of a number below 2^32 and `len` is below `len`, and below 2^32 in any case;
             // - for the element as in `deref`.
             (index, unsafe { self.first.add(index).as_ref() })
         }
@@ -235,6 +263,13 @@ mod boxed {
         #[inline(always)]
         pub fn home(&self, hash: Hash) -> (usize, &T) {
             let index = hash.spread(self.0.len());
+            (index, &self.0[index])
+        }
+
+        /// The element that the lower half of a hash leads to ([`Hash::spread_low`]), and its number.
+        #[inline(always)]
+        pub fn home_by_low(&self, hash: Hash) -> (usize, &T) {
+            let index = hash.spread_low(self.0.len());
             (index, &self.0[index])
         }
     }

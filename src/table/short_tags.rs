@@ -3,8 +3,9 @@
 
 use super::hash::Hash;
 use super::headers::SLOTS;
-use super::memory::{Region, TableError, prefetch};
+use super::memory::{Region, TableError, prefetch, prefetch_by_low};
 use crate::config::checked::HugePages;
+use crate::simd::Simd;
 use crate::sync::{AtomicU8, Ordering};
 
 /// A bucket's, by its slots. Written one by one, by who has the slot's header; read as one word.
@@ -58,13 +59,19 @@ impl ShortTags {
 
     #[inline(always)]
     fn home(&self, hash: Hash) -> &Bucket {
-        self.0.home(hash.swapped()).1
+        self.0.home_by_low(hash).1
     }
 
     /// Asks the CPU for what the other calls with this hash read or write.
     #[inline(always)]
     pub fn prefetch(&self, hash: Hash) {
         prefetch(self.home(hash));
+    }
+
+    /// The same for eight hashes.
+    #[inline(always)]
+    pub fn prefetch_group<S: Simd>(&self, simd: S, hashes: S::Lanes) {
+        prefetch_by_low(&self.0, simd, hashes);
     }
 
     /// Whether a tuple with this hash may have records. Wrong once in 30 times where it has none.

@@ -8,7 +8,7 @@ use crate::classify::{self, Class, Facts};
 use crate::orphans::Recent;
 use crate::port::{BURST, Buffer, Burst};
 use crate::simd::{LANES, Simd};
-use crate::table::{Entries, Found, Hash, Outlook, Tuples};
+use crate::table::{Entries, Entry, Found, Hash, Outlook, Tuples};
 use crate::time::Time;
 use crate::verdict::DropReason;
 
@@ -33,18 +33,21 @@ pub(super) struct Stages {
     pub outlooks: [Outlook; BURST],
     /// Of what is not common.
     classes: [Class; BURST],
-    common: u64,
+    common: Segments,
+    /// Those that have a tuple.
+    segments: u64,
+    found: Found,
     /// Segments that are not plain: they may decide something.
     decisive: u64,
-    /// Common segments that were found, and whose connection nobody may be about to take over: an entry is all that it
+    /// Plain segments that need not wait for a decisive one.
+    plain: u64,
+    /// Those of them that were found, and whose connection nobody may be about to take over: an entry is all that it
     /// takes to pass them.
     pub passing: u64,
-    /// Those of them that may be the first for a while.
+    /// Those of these that may be the first for a while.
     pub stale: u64,
-    /// Common segments that were not found, and change nothing that is known of a connection.
+    /// Plain segments that were not found, and change nothing that is known of a connection.
     pub missed: u64,
-    /// Those of them that their clients would repeat.
-    pub may_be_repeated: u64,
 }
 
 impl Stages {
@@ -58,12 +61,14 @@ impl Stages {
             entries: Entries::default(),
             outlooks: [Outlook::NONE; BURST],
             classes: [Class::Other; BURST],
-            common: 0,
+            common: Segments::default(),
+            segments: 0,
+            found: Found::none(0, Time::from_millis(0)),
             decisive: 0,
+            plain: 0,
             passing: 0,
             stale: 0,
             missed: 0,
-            may_be_repeated: 0,
         }
     }
 }
@@ -72,31 +77,31 @@ impl Stages {
 /// no further, so that memory has something to do from a burst's start to its end.
 pub const AHEAD: usize = 3;
 
+/// How many groups each stage is behind the first, which takes heads. They are parsed one behind: words that have just been
+/// stored one by one cannot be loaded as eight yet.
+const PARSE: usize = 1;
+const ASK: usize = PARSE + 1;
+const LOOK: usize = ASK + AHEAD;
+const JUDGE: usize = LOOK + 1;
+
+/// Half of a group's lines are asked for while heads are taken, half while others are looked at: evenly, as a CPU can have no more
+/// than some 16 lines on their way, and waits where it is asked for more.
+const HALF: usize = LANES / 2;
+
 /// What the stages work on.
 struct Given<'a, B> {
     member: &'a Member,
     recent: &'a Recent,
     burst: &'a [B],
-    now: Time,
 }
 
-/// What they have found out so far.
-struct Seen {
-    common: Segments,
-    /// Those that have a tuple.
-    segments: u64,
-    entries: Found,
-}
-
-impl Seen {
+impl Stages {
     /// Those of a group that have a tuple.
     #[inline(always)]
     fn in_group(&self, first: usize) -> u64 {
         self.segments >> first & 0xff
     }
-}
 
-impl Stages {
     /// The stages before decisions: parse; hash, and ask for the lines where entries are; look up, and ask for the
     /// lines that what was not found leads to.
     #[inline(always)] // For which CPUs, the caller says.
@@ -109,7 +114,8 @@ impl Stages {
         direction: Direction,
         now: Time,
     ) {
-        let given = Given { member, recent, burst, now };
+        let given = Given { member, recent, burst };
+        (self.common, self.segments, self.found) = (Segments::default(), 0, Found::none(burst.len(), now));
         match direction {
             Direction::FromWire => self.prepare_from::<S, B, true>(simd, &given),
             Direction::FromHost => self.prepare_from::<S, B, false>(simd, &given),
@@ -121,28 +127,37 @@ impl Stages {
     #[inline(always)]
     fn prepare_from<S: Simd, B: Buffer, const FROM_WIRE: bool>(&mut self, simd: S, given: &Given<'_, B>) {
         let groups = given.burst.len().div_ceil(LANES);
-        let mut seen =
-            Seen { common: Segments::default(), segments: 0, entries: Found::none(given.burst.len(), given.now) };
         given.burst.iter().take(2 * LANES).for_each(|buffer| buffer.prefetch());
-        for turn in 0..=groups + AHEAD + 1 {
-            if turn < groups {
-                self.take(given.burst, turn * LANES);
+        for turn in 0..groups + JUDGE {
+            let group = |behind: usize| (turn >= behind && turn < groups + behind).then(|| (turn - behind) * LANES);
+            let asked = group(ASK).filter(|first| self.in_group(*first) != 0);
+            match group(0) {
+                Some(first) => self.take(given, first, asked),
+                None => self.ask(given.member, asked, 0),
             }
-            // One behind: words that have just been stored one by one cannot be loaded as eight yet.
-            if turn > 0 && turn <= groups {
-                self.parse::<S, B, FROM_WIRE>(simd, given, (turn - 1) * LANES, &mut seen);
+            if let Some(first) = group(PARSE) {
+                self.parse::<S, B, FROM_WIRE>(simd, given, first);
             }
-            if turn > AHEAD && turn <= groups + AHEAD {
-                self.look(simd, given.member, (turn - 1 - AHEAD) * LANES, &seen);
+            match group(LOOK).filter(|first| self.in_group(*first) != 0) {
+                Some(first) => self.look(simd, given.member, first, asked),
+                None => self.ask(given.member, asked, HALF),
             }
-            if turn > AHEAD + 1 {
-                self.judge::<S, B, FROM_WIRE>(simd, given, (turn - 2 - AHEAD) * LANES, &mut seen);
+            if let Some(first) = group(JUDGE).filter(|first| self.in_group(*first) != 0) {
+                self.judge::<S, B, FROM_WIRE>(simd, given, first);
             }
         }
-        self.decisive = seen.segments & !seen.common.plain;
+        self.decisive = self.segments & !self.common.plain;
         bits(self.decisive).for_each(|index| given.member.handshakes.prefetch(self.hashes[index]));
-        given.member.established.look_again(&self.tuples, &self.hashes, &mut self.entries, &mut seen.entries);
-        self.part(given.burst.len(), &seen);
+        given.member.established.ask_again(&self.hashes, &self.found);
+        self.part(simd, given.burst.len());
+    }
+
+    /// Asks for half of the lines of a group, from this of them on.
+    #[inline(always)]
+    fn ask(&self, member: &Member, group: Option<usize>, from: usize) {
+        if let Some(first) = group {
+            (from..from + HALF).for_each(|lane| member.established.prefetch(self.hashes[first + lane]));
+        }
     }
 
     /// Looks ahead of what SYNs, and what decides handshakes, will write and read: some time after [`prepare`](Stages::prepare),
@@ -154,84 +169,80 @@ impl Stages {
         }
     }
 
-    /// Takes the heads of a group, and asks for those of the second after it.
+    /// Takes the heads of a group, and asks for those of the second after it, and for half of the lines of another.
     #[inline(always)]
-    fn take<B: Buffer>(&mut self, burst: &[B], first: usize) {
+    fn take<B: Buffer>(&mut self, given: &Given<'_, B>, first: usize, asked: Option<usize>) {
+        let Given { member, burst, .. } = given;
         burst[(first + 2 * LANES).min(burst.len())..].iter().take(LANES).for_each(|buffer| buffer.prefetch());
         let buffers = &burst[first..];
+        // Without a group to ask for, some line once more: a branch would cost as much.
+        let asked = asked.unwrap_or(first);
         for within in 0..LANES {
             // In the last group there may be what an earlier burst has left.
             let buffer = buffers.get(within).filter(|buffer| buffer.is_whole());
             self.heads.take(first + within, buffer.map(|buffer| buffer.bytes()));
+            if within % 2 == 0 {
+                member.established.prefetch(self.hashes[(asked + within / 2) % BURST]);
+            }
         }
     }
 
-    /// Finds a group's common segments and their connections, asks for the lines where their entries are, and classifies
-    /// what else there is.
+    /// Finds a group's common segments and their connections, and classifies what else there is.
     #[inline(always)]
-    fn parse<S: Simd, B: Buffer, const FROM_WIRE: bool>(
-        &mut self,
-        simd: S,
-        given: &Given<'_, B>,
-        first: usize,
-        seen: &mut Seen,
-    ) {
+    fn parse<S: Simd, B: Buffer, const FROM_WIRE: bool>(&mut self, simd: S, given: &Given<'_, B>, first: usize) {
         let Given { member, burst, .. } = given;
         let group = common::segments::<S, FROM_WIRE>(simd, &self.heads, first, &self.known, &mut self.tuples);
         if group.common != 0 {
-            member.established.ask(simd, &self.tuples, first, &mut self.hashes);
+            member.established.hash_group(simd, &self.tuples, first, &mut self.hashes);
         }
-        seen.common.add(group, first);
-        seen.segments |= group.common << first;
+        self.common.add(group, first);
+        self.segments |= group.common << first;
         for within in bits(all(LANES.min(burst.len() - first)) & !group.common) {
             let index = first + within;
-            seen.segments |= u64::from(self.classify::<B, FROM_WIRE>(member, &burst[index], index)) << index;
+            self.segments |= u64::from(self.classify::<B, FROM_WIRE>(member, &burst[index], index)) << index;
         }
     }
 
-    /// Looks up a group, if there is a segment in it.
+    /// Looks up a group, and asks for the other half of the lines of another.
     #[inline(always)]
-    fn look<S: Simd>(&mut self, simd: S, member: &Member, first: usize, seen: &Seen) {
-        if seen.in_group(first) != 0 {
-            member.established.look(simd, &self.tuples, first, &self.hashes, &mut self.entries, &seen.entries);
+    fn look<S: Simd>(&mut self, simd: S, member: &Member, first: usize, asked: Option<usize>) {
+        let asked = asked.unwrap_or(first);
+        for lane in 0..LANES {
+            if lane % 2 == 0 {
+                member.established.prefetch(self.hashes[(asked + HALF + lane / 2) % BURST]);
+            }
+            member.established.look(simd, &self.tuples, (first + lane) % BURST, &self.hashes, &mut self.entries);
         }
     }
 
     /// Sees which of a group were found, and asks for the lines that lead on from there.
     #[inline(always)]
-    fn judge<S: Simd, B: Buffer, const FROM_WIRE: bool>(
-        &mut self,
-        simd: S,
-        given: &Given<'_, B>,
-        first: usize,
-        seen: &mut Seen,
-    ) {
+    fn judge<S: Simd, B: Buffer, const FROM_WIRE: bool>(&mut self, simd: S, given: &Given<'_, B>, first: usize) {
         let Given { member, recent, .. } = given;
-        if seen.in_group(first) == 0 {
-            return;
-        }
-        member.established.judge(simd, &self.tuples, first, &self.hashes, &self.entries, &mut seen.entries);
-        if FROM_WIRE {
-            let missed = (seen.common.plain & !seen.entries.found) >> first & 0xff;
-            for within in bits(missed) {
-                member.handshakes.prefetch_tags(self.hashes[first + within]);
-                member.suspicions.prefetch(self.hashes[first + within]);
-            }
-            for within in bits(missed & seen.common.may_be_repeated >> first) {
-                recent.prefetch(self.hashes[first + within]);
-            }
+        member.established.judge(simd, &self.tuples, first, &self.hashes, &self.entries, &mut self.found);
+        let missed = (self.common.plain & !self.found.found) >> first & 0xff;
+        if FROM_WIRE
+            && missed != 0
+            && let Some(hashes) = self.hashes[first..].first_chunk::<LANES>()
+        {
+            // Of all eight, those that were found with zero for a hash: which ones they are is nothing that a CPU could predict.
+            let hashes = simd.keep(simd.load(&hashes.map(Hash::bits)), missed);
+            member.handshakes.prefetch_tags(simd, hashes);
+            member.suspicions.prefetch(simd, hashes);
+            recent.prefetch(simd, simd.keep(hashes, self.common.may_be_repeated >> first & 0xff));
         }
     }
 
     /// Parts the plain segments from the others, and those that were found from those that were not.
     #[inline(always)]
-    fn part(&mut self, count: usize, seen: &Seen) {
-        let Seen { common, segments, entries } = seen;
-        let plain = common.plain & !self.beside(segments & !common.plain, count);
-        self.common = common.common;
-        self.passing = plain & entries.found;
+    fn part<S: Simd>(&mut self, simd: S, count: usize) {
+        self.plain = self.common.plain & !self.beside(simd, count);
+        let Found { found, fresh, .. } = self.found;
+        let (plain, again) = (self.plain, self.found.again());
+        self.missed = plain & !found & !again;
+        self.passing = plain & found;
         self.stale = 0;
-        for index in bits(self.passing & !entries.fresh) {
+        for index in bits(self.passing & !fresh) {
             let bit = 1 << index;
             if self.entries.get(index).syn_seen() {
                 self.passing &= !bit;
@@ -239,8 +250,26 @@ impl Stages {
                 self.stale |= bit;
             }
         }
-        self.missed = plain & !entries.found;
-        self.may_be_repeated = self.missed & common.may_be_repeated;
+    }
+
+    /// Plain segments that need a second look.
+    #[inline(always)]
+    pub fn again(&self) -> u64 {
+        self.plain & self.found.again()
+    }
+
+    /// The second look at one of them.
+    #[inline(always)]
+    pub fn look_again<S: Simd>(&mut self, simd: S, member: &Member, index: usize) -> Option<Entry> {
+        let entry = member.established.look_again(simd, &self.tuples, index, self.hashes[index]);
+        self.missed |= u64::from(entry.is_none()) << index;
+        entry
+    }
+
+    /// Segments of those missed that their clients would repeat.
+    #[inline(always)]
+    pub fn may_be_repeated(&self) -> u64 {
+        self.missed & self.common.may_be_repeated
     }
 
     /// Classifies a frame that is not common; whether it has a tuple.
@@ -263,7 +292,7 @@ impl Stages {
     /// What a frame is.
     #[inline]
     pub fn class(&self, index: usize, frame: &[u8]) -> Class {
-        if self.common >> index & 1 == 0 {
+        if self.common.common >> index & 1 == 0 {
             return self.classes[index];
         }
         Class::Tcp(common::place(frame, self.tuples.get(index).vip))
@@ -272,21 +301,19 @@ impl Stages {
     /// Segments that may be of the same connection as a decisive one of their burst: those keep their order. Of a
     /// thousand others one is taken for such, for each that is decisive.
     #[inline(always)]
-    fn beside(&self, decisive: u64, count: usize) -> u64 {
-        if decisive == 0 {
+    fn beside<S: Simd>(&self, simd: S, count: usize) -> u64 {
+        if self.decisive == 0 {
             return 0;
         }
         let mut seen = [0u64; 16];
-        let place = |hash: &Hash| ((hash.bits() >> 6) as usize % 16, hash.bits() % 64);
-        for index in bits(decisive) {
-            let (word, bit) = place(&self.hashes[index]);
-            seen[word] |= 1 << bit;
+        for index in bits(self.decisive) {
+            let hash = self.hashes[index].bits();
+            seen[(hash >> 6) as usize % 16] |= 1 << (hash % 64);
         }
-        let is_seen = |hash: &Hash| {
-            let (word, bit) = place(hash);
-            seen[word] >> bit & 1
-        };
-        let set = self.hashes.iter().enumerate().fold(0, |set, (index, hash)| set | is_seen(hash) << index);
+        let mut set = 0;
+        for (group, hashes) in self.hashes.as_chunks::<LANES>().0.iter().enumerate() {
+            set |= simd.contained(&seen, simd.load(&hashes.map(Hash::bits))) << (group * LANES);
+        }
         set & all(count)
     }
 }
