@@ -22,3 +22,16 @@ pub(crate) fn store_and_fence(atomic: &AtomicU64, value: u64) {
         fence(Ordering::SeqCst);
     }
 }
+
+/// An addition, and a fence that keeps what comes after it behind all that came before: as
+/// [`store_and_fence`], with the locked instruction that it takes anyway.
+#[inline]
+pub(crate) fn add_and_fence(atomic: &AtomicU64, amount: u64) {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    atomic.fetch_add(amount, Ordering::SeqCst);
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    {
+        atomic.fetch_add(amount, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+}

@@ -230,7 +230,6 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         self.pass(&mut burst, direction, now);
         let mut others = all(frames) & !self.stages.passing;
         others &= !self.look_again(simd, &mut burst, direction, now);
-        self.stages.foresee(simd, &self.member, now);
         if direction == Direction::FromWire {
             others &= !self.drop_of_nobody(simd, &mut burst, now);
         }

@@ -12,7 +12,7 @@ use crate::bits::{all, bits};
 use crate::config::checked::HugePages;
 use crate::port::BURST;
 use crate::simd::Simd;
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, add_and_fence};
 use crate::time::Time;
 
 /// A bucket is 64 bytes, and five of sixteen of them make 20 bytes a connection: at capacity 64 % of the slots are
@@ -215,9 +215,9 @@ impl Established {
                 Some(known) => known,
                 None => {
                     let new = self.enter(tuple, hash, state, now)?;
-                    // SeqCst: the Dekker pattern (see above). Whichever of two fences comes second, what was
+                    // The fence: the Dekker pattern (see above). Whichever of two fences comes second, what was
                     // published before the first is seen after the second.
-                    fence(Ordering::SeqCst);
+                    add_and_fence(&self.len_of[usize::from(tuple.vip)], 1);
                     match self.remove_all_but_last(tuple, hash) {
                         Some(last) if last.slot == new.slot => return Ok(new),
                         Some(last) => last,
@@ -375,7 +375,7 @@ impl Established {
         Probe { table: self, key, vip: tuple.vip, hash, bucket, candidates, left: REACH.min(self.buckets.len()) }
     }
 
-    /// Enters a tuple that was not found, in the first free slot on its way.
+    /// Enters a tuple that was not found, in the first free slot on its way. It is for the caller to count it among its VIP's.
     fn enter(&self, tuple: &Tuple, hash: Hash, state: State, now: Time) -> Result<Entry, Full> {
         // Relaxed: an exact count needs no order.
         if self.len.fetch_add(1, Ordering::Relaxed) >= self.capacity {
@@ -392,7 +392,6 @@ impl Established {
                 // sees the key.
                 bucket.keys[slot].store(tuple.key(), Ordering::Release);
                 bucket.words[slot].store(word.bits(), Ordering::Release);
-                self.len_of[usize::from(tuple.vip)].fetch_add(1, Ordering::Relaxed);
                 return Ok(Entry { slot: (index * SLOTS + slot) as u32, word });
             }
             // Before the entry is published further on, so that who looks for it goes on there.

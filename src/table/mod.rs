@@ -43,6 +43,6 @@ pub use handshakes::{Handshakes, Outlook, RECORDS_PER_TUPLE};
 pub use hash::{Hash, Hasher};
 pub use look::Entries;
 pub use memory::TableError;
-pub(crate) use memory::{prefetch, prefetch_by_low};
+pub(crate) use memory::{prefetch, prefetch_at, prefetch_by_low};
 pub use record::{ANSWERS, Answer, LIFETIME, Record, Remembered, Stage};
 pub use tuple::{Tuple, Tuples, VipIndex};

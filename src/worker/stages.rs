@@ -93,6 +93,7 @@ struct Given<'a, B> {
     member: &'a Member,
     recent: &'a Recent,
     burst: &'a [B],
+    now: Time,
 }
 
 impl Stages {
@@ -114,7 +115,7 @@ impl Stages {
         direction: Direction,
         now: Time,
     ) {
-        let given = Given { member, recent, burst };
+        let given = Given { member, recent, burst, now };
         (self.common, self.segments, self.found) = (Segments::default(), 0, Found::none(burst.len(), now));
         match direction {
             Direction::FromWire => self.prepare_from::<S, B, true>(simd, &given),
@@ -138,6 +139,9 @@ impl Stages {
             if let Some(first) = group(PARSE) {
                 self.parse::<S, B, FROM_WIRE>(simd, given, first);
             }
+            if turn == groups {
+                self.part_decisive(given.member);
+            }
             match group(LOOK).filter(|first| self.in_group(*first) != 0) {
                 Some(first) => self.look(simd, given.member, first, asked),
                 None => self.ask(given.member, asked, HALF),
@@ -146,10 +150,16 @@ impl Stages {
                 self.judge::<S, B, FROM_WIRE>(simd, given, first);
             }
         }
-        self.decisive = self.segments & !self.common.plain;
-        bits(self.decisive).for_each(|index| given.member.handshakes.prefetch(self.hashes[index]));
         given.member.established.ask_again(&self.hashes, &self.found);
+        self.foresee(simd, given.member, given.now);
         self.part(simd, given.burst.len());
+    }
+
+    /// All is parsed: parts what may decide something, and asks for the lines where that is remembered.
+    #[inline(always)]
+    fn part_decisive(&mut self, member: &Member) {
+        self.decisive = self.segments & !self.common.plain;
+        bits(self.decisive).for_each(|index| member.handshakes.prefetch(self.hashes[index]));
     }
 
     /// Asks for half of the lines of a group, from this of them on.
@@ -160,10 +170,9 @@ impl Stages {
         }
     }
 
-    /// Looks ahead of what SYNs, and what decides handshakes, will write and read: some time after [`prepare`](Stages::prepare),
-    /// as it needs what that has asked for.
+    /// Looks ahead of what SYNs, and what decides handshakes, will write and read, and asks for that.
     #[inline(always)]
-    pub fn foresee<S: Simd>(&mut self, simd: S, member: &Member, now: Time) {
+    fn foresee<S: Simd>(&mut self, simd: S, member: &Member, now: Time) {
         for index in bits(self.decisive) {
             self.outlooks[index] = member.handshakes.foresee(simd, self.hashes[index], now);
         }
