@@ -10,10 +10,10 @@
 //! | [`Established`] | 20 bytes a connection at capacity | one cache line for 94 of 100 hits and of 100 misses | refuses the newcomer |
 //! | [`Handshakes`] | 73 bytes a record | a word of tags that a cache holds; a line if they may be its, a second for each that it has | overwrites the oldest of eight |
 //!
-//! The worker's way: [`Established::ask`] for each eight tuples of a burst, which hashes them and asks for their lines, and,
-//! some groups behind, [`Established::look`]; then for those without an entry [`Handshakes::may_have`], and where it may, or the entry says
-//! [`Entry::syn_seen`], [`Handshakes::find`]; for SYNs [`Handshakes::foresee`] some frames ahead of
-//! [`Handshakes::remember_foreseen`].
+//! The worker's way: [`Established::hash_group`] for each eight tuples of a burst, [`Established::prefetch`] for each of them, and,
+//! some groups behind, [`Established::look`], [`Established::judge`] and, for few, [`Established::look_again`]; then for those without an
+//! entry [`Handshakes::may_have`], and where it may, or the entry says [`Entry::syn_seen`], [`Handshakes::find`]; for SYNs
+//! [`Handshakes::foresee`] some frames ahead of [`Handshakes::remember_foreseen`].
 //!
 //! Memory is ordered by what is published last: a slot's word, a record's header. Each of the modules `entry` and
 //! `record` opens with the bits of its words; `docs/table.md` has the whole story, with the odds.
