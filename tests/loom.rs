@@ -120,6 +120,23 @@ fn one_connection_entered_twice_at_once_is_there_once() {
     });
 }
 
+/// Who has found none enters it without another look, and comes after who has entered it, at once with him, or before.
+#[test]
+fn one_connection_entered_as_new_beside_another_is_there_once() {
+    model(3, || {
+        let table = table_of(3, []);
+        let other = Arc::clone(&table);
+        let thread = thread::spawn(move || insert(&other, &tuple(1)));
+        let hash = table.hash(&tuple(1));
+        let entry = table.insert_new(&tuple(1), hash, State::Live, NOW).unwrap();
+        thread.join().unwrap();
+        assert_eq!(all(&table), [tuple(1)]);
+        // Nothing that both did is later than both: one of them had the last word, and it is there.
+        assert!(table.remove(entry) || remove(&table, &tuple(1)));
+        assert!(table.is_empty());
+    });
+}
+
 #[test]
 fn one_connection_entered_twice_while_a_nearer_slot_falls_free_is_there_once() {
     model(2, || {

@@ -70,6 +70,11 @@ impl ListeningClock {
         self.listened
     }
 
+    /// Whether workers poll, and it goes on.
+    pub(super) fn hears(&self) -> bool {
+        self.hearing
+    }
+
     /// Whether silence may be judged and acted on now.
     pub(super) fn may_judge(&self) -> bool {
         self.hearing && self.listened >= self.listen_until

@@ -235,8 +235,12 @@ impl Control {
             Leaving::HandingOver { until, .. } => Some(until),
             _ => None,
         };
-        let timers = [judged, listening, leaving, self.next_role_timer(), self.next_orphans_timer()];
-        timers.into_iter().flatten().fold(beat, Time::min)
+        let mut timers = [judged, listening, self.next_role_timer(), self.next_orphans_timer()];
+        if !self.clock.hears() {
+            // It stands still, and what is a moment away by it stays so. What it waits for comes as an event.
+            timers = [None; 4];
+        }
+        timers.into_iter().chain([leaving]).flatten().fold(beat, Time::min)
     }
 
     /// Takes an event in. Returns whether roles have to be looked at.

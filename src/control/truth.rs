@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::broken::{Rule, broken};
 use crate::shared::{Notice, Shared};
-use crate::table::{Cursor, Established, HalfOpen, State, Tuple};
+use crate::table::{Cursor, Established, HalfOpen, Hash, State, Tuple};
 use crate::time::Time;
 
 /// An entry that no segment has touched for so long is asked for. Nothing but an announcement that was lost makes one
@@ -151,14 +151,18 @@ impl Truth {
                 Notice::MayHaveEnded(tuple) => verify(established, kernel, &tuple, now)?,
             }
         }
-        let mut ended = arrayvec::ArrayVec::<Tuple, QUERIES>::new();
+        let mut ended = arrayvec::ArrayVec::<(Tuple, Hash), QUERIES>::new();
         let mut unknown = false;
         kernel.endings(QUERIES, &mut |ending| match ending {
-            Ending::Socket(tuple) => unknown |= ended.try_push(tuple).is_err(),
+            Ending::Socket(tuple) => {
+                let hash = established.hash(&tuple);
+                established.prefetch(hash);
+                unknown |= ended.try_push((tuple, hash)).is_err();
+            }
             Ending::Unknown => unknown = true,
         })?;
-        for tuple in ended.iter().filter(|_| !broken(Rule::EntryEnds)) {
-            verify(established, kernel, tuple, now)?;
+        for (tuple, hash) in ended.iter().filter(|_| !broken(Rule::EntryEnds)) {
+            verify_by(established, kernel, tuple, *hash, now)?;
         }
         if unknown {
             self.resync_at.get_or_insert(now.max(self.last_resync + RESYNC_EVERY));
@@ -203,7 +207,17 @@ impl Truth {
 
 /// Removes a tuple's entry if the kernel has no socket for it, and notes it where only TIME_WAIT is left.
 fn verify(established: &Established, kernel: &mut dyn Kernel, tuple: &Tuple, now: Time) -> io::Result<()> {
-    let Some(mut entry) = established.find(tuple, established.hash(tuple)) else { return Ok(()) };
+    verify_by(established, kernel, tuple, established.hash(tuple), now)
+}
+
+fn verify_by(
+    established: &Established,
+    kernel: &mut dyn Kernel,
+    tuple: &Tuple,
+    hash: Hash,
+    now: Time,
+) -> io::Result<()> {
+    let Some(mut entry) = established.find(tuple, hash) else { return Ok(()) };
     match kernel.query(tuple)? {
         None => drop(established.remove(entry)),
         Some(Held::TimeWait) => drop(established.set_state(&mut entry, State::TimeWait)),

@@ -237,7 +237,7 @@ impl Decider<'_> {
             return Verdict::Drop(DropReason::NoConnection);
         };
         match record.stage {
-            Stage::Admitted => self.decide_race(tuple, hash, segment, &records, record),
+            Stage::Admitted => self.decide_race(tuple, hash, segment, &records, record, false),
             Stage::Seen => {
                 self.member.handshakes.settle(record, Stage::Answered);
                 if self.member.half_open.contains(tuple, self.now) {
@@ -252,7 +252,7 @@ impl Decider<'_> {
         }
     }
 
-    /// The ownership rule: the client acknowledges our SYN-ACK, or another's.
+    /// The ownership rule: the client acknowledges our SYN-ACK, or another's. `known`: the tuple has an entry already.
     fn decide_race(
         &self,
         tuple: &Tuple,
@@ -260,6 +260,7 @@ impl Decider<'_> {
         segment: &Segment<'_>,
         records: &[Record],
         record: &Record,
+        known: bool,
     ) -> Verdict {
         if !acknowledges(segment, record) {
             let half_open = self.lose(records, record);
@@ -269,7 +270,12 @@ impl Decider<'_> {
             return Verdict::ClearHalfOpen(half_open, DropReason::LostRace);
         }
         // The entry first: once the record says "confirmed", a segment on another worker must find it.
-        if self.member.established.insert(tuple, hash, State::Live, self.now).is_err() {
+        let table = &self.member.established;
+        let entry = match known {
+            true => table.insert(tuple, hash, State::Live, self.now),
+            false => table.insert_new(tuple, hash, State::Live, self.now),
+        };
+        if entry.is_err() {
             self.member.handshakes.settle(record, Stage::Lost);
             return Verdict::ClearHalfOpen(record.client_isn, DropReason::TableFull);
         }
@@ -338,7 +344,7 @@ impl Decider<'_> {
         for record in &records {
             match record.stage {
                 Stage::Admitted if in_window(segment.seq(), record.client_isn) && acknowledges(segment, record) => {
-                    return self.decide_race(tuple, hash, segment, &records, record);
+                    return self.decide_race(tuple, hash, segment, &records, record, true);
                 }
                 // Only the exact number tells: elsewhere in the window the old connection may be meant.
                 Stage::Admitted | Stage::Seen if at_start(&record) => return self.hand_over(record, entry),

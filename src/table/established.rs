@@ -209,9 +209,28 @@ impl Established {
     /// # Errors
     /// As many connections as the table was made for.
     pub fn insert(&self, tuple: &Tuple, hash: Hash, state: State, now: Time) -> Result<Entry, Full> {
+        self.insert_over(self.find(tuple, hash), tuple, hash, state, now)
+    }
+
+    /// [`insert`](Established::insert) for who has just found none.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn insert_new(&self, tuple: &Tuple, hash: Hash, state: State, now: Time) -> Result<Entry, Full> {
+        self.insert_over(None, tuple, hash, state, now)
+    }
+
+    fn insert_over(
+        &self,
+        mut known: Option<Entry>,
+        tuple: &Tuple,
+        hash: Hash,
+        state: State,
+        now: Time,
+    ) -> Result<Entry, Full> {
         // Each turn after the first means that another thread has entered, changed or removed this very tuple.
         loop {
-            let entry = match self.find(tuple, hash) {
+            let entry = match known {
                 Some(known) => known,
                 None => {
                     let new = self.enter(tuple, hash, state, now)?;
@@ -229,6 +248,7 @@ impl Established {
             if let Some(entry) = confirmed {
                 return Ok(entry);
             }
+            known = self.find(tuple, hash);
         }
     }
 

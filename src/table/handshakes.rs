@@ -231,10 +231,16 @@ impl Handshakes {
 
     fn find_among_candidates(&self, tuple: &Tuple, hash: Hash, now: Time) -> ArrayVec<Record, RECORDS_PER_TUPLE> {
         let identity = Identity::new(tuple, 0);
-        let mut found = ArrayVec::<Sighting, SLOTS>::new();
-        found.extend(self.sightings(hash, now).filter(|sighting| sighting.identity.same_tuple(identity)));
-        found.sort_unstable_by_key(|sighting| (sighting.age, sighting.slot));
+        let mut sightings = self.sightings(hash, now).filter(|sighting| sighting.identity.same_tuple(identity));
         let mut records = ArrayVec::new();
+        let Some(first) = sightings.next() else { return records };
+        let Some(second) = sightings.next() else {
+            records.extend(first.record());
+            return records;
+        };
+        let mut found = ArrayVec::<Sighting, SLOTS>::from_iter([first, second]);
+        found.extend(sightings);
+        found.sort_unstable_by_key(|sighting| (sighting.age, sighting.slot));
         records.extend(found.iter().filter_map(Sighting::record).take(RECORDS_PER_TUPLE));
         records
     }

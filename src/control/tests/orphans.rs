@@ -53,6 +53,20 @@ fn settled(options: Options) -> Cluster {
     cluster
 }
 
+/// Its listening clock stands still while they hang, and what it waits for by that would be a moment away for ever.
+#[test]
+fn who_asks_about_a_client_while_its_workers_hang_waits_for_them() {
+    let mut cluster = settled(Options::default());
+    let primary = cluster.active(0);
+    cluster.event(primary, Event::Hearing(false));
+    tell(&mut cluster, 1);
+    // The harness counts ticks.
+    cluster.run(Duration::from_millis(50));
+    nobody_is_reset(&cluster);
+    cluster.event(primary, Event::Hearing(true));
+    cluster.run(Duration::from_secs(1));
+}
+
 #[test]
 fn a_client_that_nobody_has_is_reset_as_soon_as_all_have_said_so() {
     for heartbeat in [1, 10, 1000] {
