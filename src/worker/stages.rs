@@ -184,14 +184,14 @@ impl Stages {
         let Given { member, burst, .. } = given;
         burst[(first + 2 * LANES).min(burst.len())..].iter().take(LANES).for_each(|buffer| buffer.prefetch());
         let buffers = &burst[first..];
-        // Without a group to ask for, some line once more: a branch would cost as much.
-        let asked = asked.unwrap_or(first);
+        // Without a group to ask for, the line of no hash, which is at hand: a branch would cost as much.
+        let asked = asked.and_then(|first| self.hashes[first..].first_chunk::<HALF>().copied()).unwrap_or_default();
         for within in 0..LANES {
             // In the last group there may be what an earlier burst has left.
             let buffer = buffers.get(within).filter(|buffer| buffer.is_whole());
             self.heads.take(first + within, buffer.map(|buffer| buffer.bytes()));
             if within % 2 == 0 {
-                member.established.prefetch(self.hashes[(asked + within / 2) % BURST]);
+                member.established.prefetch(asked[within / 2]);
             }
         }
     }
@@ -215,6 +215,7 @@ impl Stages {
     /// Looks up a group, and asks for the other half of the lines of another.
     #[inline(always)]
     fn look<S: Simd>(&mut self, simd: S, member: &Member, first: usize, asked: Option<usize>) {
+        // Without a group to ask for, the lines that are looked at.
         let asked = asked.unwrap_or(first);
         for lane in 0..LANES {
             if lane % 2 == 0 {
