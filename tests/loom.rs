@@ -120,7 +120,7 @@ fn one_connection_entered_twice_at_once_is_there_once() {
     });
 }
 
-/// Who has found none enters it without another look, and comes after who has entered it, at once with him, or before.
+/// Who has found none enters it without another look, whether the other has entered it before, does so now, or will.
 #[test]
 fn one_connection_entered_as_new_beside_another_is_there_once() {
     model(3, || {
@@ -131,7 +131,7 @@ fn one_connection_entered_as_new_beside_another_is_there_once() {
         let entry = table.insert_new(&tuple(1), hash, State::Live, NOW).unwrap();
         thread.join().unwrap();
         assert_eq!(all(&table), [tuple(1)]);
-        // Nothing that both did is later than both: one of them had the last word, and it is there.
+        // What it was given is the entry, unless the other has confirmed that since.
         assert!(table.remove(entry) || remove(&table, &tuple(1)));
         assert!(table.is_empty());
     });

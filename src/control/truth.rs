@@ -155,6 +155,7 @@ impl Truth {
         let mut unknown = false;
         kernel.endings(QUERIES, &mut |ending| match ending {
             Ending::Socket(tuple) => {
+                // Its line comes while the others are told.
                 let hash = established.hash(&tuple);
                 established.prefetch(hash);
                 unknown |= ended.try_push((tuple, hash)).is_err();
@@ -210,6 +211,7 @@ fn verify(established: &Established, kernel: &mut dyn Kernel, tuple: &Tuple, now
     verify_by(established, kernel, tuple, established.hash(tuple), now)
 }
 
+/// The same, by the tuple's hash.
 fn verify_by(
     established: &Established,
     kernel: &mut dyn Kernel,

@@ -63,8 +63,10 @@ fn who_asks_about_a_client_while_its_workers_hang_waits_for_them() {
     // The harness counts ticks.
     cluster.run(Duration::from_millis(50));
     nobody_is_reset(&cluster);
+    let since = cluster.now;
     cluster.event(primary, Event::Hearing(true));
     cluster.run(Duration::from_secs(1));
+    assert_eq!(resets(&cluster, primary, since).len(), 1);
 }
 
 #[test]
