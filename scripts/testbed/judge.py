@@ -60,11 +60,12 @@ class Cut:
     until: int
 
     def hid_choice(self, stray: Stray) -> bool:
-        """Whether this is a SYN-ACK that the member repeats because the client's choice of another never reached it."""
+        """Whether the member says this because the client's choice of another never reached it: it repeats its SYN-ACK, or
+        its TIME_WAIT of the tuple's earlier connection says again where that ended."""
         client = stray.segment.destination[0]
         repeated = stray.segment.flags & (SYN | ACK | RST) == SYN | ACK
         missed = self.since <= stray.chosen + GRACE and stray.chosen <= self.until
-        return repeated and missed and stray.host == self.member and client in self.clients
+        return (repeated or stray.lingering) and missed and stray.host == self.member and client in self.clients
 
 
 @dataclass
@@ -123,6 +124,8 @@ class Stray:
     segment: Tcp
     chosen: int
     """When the client chose its owner."""
+    lingering: bool
+    """It is a bare ACK of all that the client sent on a connection that this member had before, FIN included."""
 
 
 @dataclass
@@ -262,7 +265,8 @@ def _from_member(story: Story, frame: Frame, segment: Tcp) -> None:
     if pure and len(lives) > 1:
         story.meddling.append((frame.host, life.client, segment.flags))
     if foreign and not segment.flags & RST and not life.twins():
-        story.strays.append(Stray(frame.time, frame.host, segment, life.owned_since))
+        over = (life.owner == frame.host and life.last == segment.acknowledgement for life in lives[:-1])
+        story.strays.append(Stray(frame.time, frame.host, segment, life.owned_since, pure and any(over)))
 
 
 def hidden_from(absences: Iterable[Absence], clients: Iterable[str]) -> list[Cut]:
@@ -284,7 +288,8 @@ def judge(
     """Ends the captures, reads them, and expects of them what must hold in every check.
 
     `vmac` is the VIP's virtual MAC, or each VIP's. Others may reset what an absent member owned. Who was cut from a client
-    when it chose another may repeat its SYN-ACK, and the client's kernel may refuse that; both are set aside. What else
+    when it chose another may repeat its SYN-ACK, or what a connection before it ended with, and the client's kernel may refuse
+    that; all are set aside. What else
     may be reset with `resets_allowed` is for the check to say, but never is it a connection of another member.
     """
     vmacs = {VIP: vmac} if isinstance(vmac, str) else vmac
@@ -313,7 +318,7 @@ def _set_aside_hidden(report: Report, story: Story, cuts: list[Cut]) -> None:
     # RFC 9293, 3.10.7.1: the number that the SYN-ACK acknowledges is the refusal's own.
     refused = {(stray.segment.destination, stray.segment.acknowledgement) for stray in hidden}
     story.client_resets = [reset for reset in story.client_resets if (reset.client, reset.sequence) not in refused]
-    report.number("set aside: SYN-ACKs of who was cut from the client's choice", len(hidden))
+    report.number("set aside: segments of who was cut from the client's choice", len(hidden))
 
 
 def _judge_sources(report: Report, story: Story, vmacs: Mapping[str, str], members: dict[str, str]) -> None:
