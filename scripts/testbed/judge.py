@@ -61,7 +61,7 @@ class Cut:
 
     def hid_choice(self, stray: Stray) -> bool:
         """Whether the member says this because the client's choice of another never reached it: it repeats its SYN-ACK, or
-        its TIME_WAIT of the tuple's earlier connection says again where that ended."""
+        goes on with the tuple's earlier connection, which its host has not seen end, or in its TIME_WAIT."""
         client = stray.segment.destination[0]
         repeated = stray.segment.flags & (SYN | ACK | RST) == SYN | ACK
         missed = self.since <= stray.chosen + GRACE and stray.chosen <= self.until
@@ -89,6 +89,10 @@ class Life:
     def answered_by(self) -> set[str]:
         """The members that sent a SYN-ACK."""
         return {syn_ack.member for syn_ack in self.syn_acks}
+
+    def before(self, acknowledgement: int) -> int:
+        """How far after this life's start a number is that acknowledges something."""
+        return (acknowledgement - self.initial_sequence) % _SEQUENCE_SPACE
 
     def twins(self) -> bool:
         """Whether two members of this one kernel chose the same sequence number: then the connection has two
@@ -125,7 +129,7 @@ class Stray:
     chosen: int
     """When the client chose its owner."""
     lingering: bool
-    """It is a bare ACK of all that the client sent on a connection that this member had before, FIN included."""
+    """It is of an earlier connection, which this member had."""
 
 
 @dataclass
@@ -136,7 +140,7 @@ class Story:
     member_resets: list[Reset] = field(default_factory=list)
     client_resets: list[Reset] = field(default_factory=list)
     afterthoughts: int = 0
-    """Resets with which a client answered what an emulated processor said late, of connections that were over."""
+    """Resets with which a client answered what was said once more of connections that were over."""
     strays: list[Stray] = field(default_factory=list)
     """No resets: those are among `member_resets`."""
     meddling: list[tuple[str, ClientEnd, int]] = field(default_factory=list)
@@ -209,7 +213,8 @@ def read_story(frames: Iterable[Frame], vips: Iterable[str] = (VIP,)) -> Story:
 
 def _from_client(story: Story, frame: Frame, segment: Tcp) -> None:
     lives = story.lives.setdefault(segment.source, [])
-    if segment.flags & RST and lives and lives[-1].over and pace.answers > 1:
+    # Where the owner says a thing twice, the second may come when the client's socket is gone. Other members are `strays`.
+    if segment.flags & RST and lives and lives[-1].over:
         story.afterthoughts += 1
         return
     if segment.flags & FIN and lives:
@@ -265,8 +270,9 @@ def _from_member(story: Story, frame: Frame, segment: Tcp) -> None:
     if pure and len(lives) > 1:
         story.meddling.append((frame.host, life.client, segment.flags))
     if foreign and not segment.flags & RST and not life.twins():
-        over = (life.owner == frame.host and life.last == segment.acknowledgement for life in lives[:-1])
-        story.strays.append(Stray(frame.time, frame.host, segment, life.owned_since, pure and any(over)))
+        meant = min(lives, key=lambda life: life.before(segment.acknowledgement))
+        lingering = meant is not life and meant.owner == frame.host
+        story.strays.append(Stray(frame.time, frame.host, segment, life.owned_since, lingering))
 
 
 def hidden_from(absences: Iterable[Absence], clients: Iterable[str]) -> list[Cut]:
@@ -288,7 +294,7 @@ def judge(
     """Ends the captures, reads them, and expects of them what must hold in every check.
 
     `vmac` is the VIP's virtual MAC, or each VIP's. Others may reset what an absent member owned. Who was cut from a client
-    when it chose another may repeat its SYN-ACK, or what a connection before it ended with, and the client's kernel may refuse
+    when it chose another may repeat its SYN-ACK, or go on with a connection before it, and the client's kernel may refuse
     that; all are set aside. What else
     may be reset with `resets_allowed` is for the check to say, but never is it a connection of another member.
     """
