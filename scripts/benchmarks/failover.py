@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from testbed.clients.control import Client, Results, long_connections
+from testbed.shell import run
 
 from .clusters import BatonCluster, Bed, Cluster, Keepalived, Ucarp, bed
 from .plan import Plan, System
@@ -107,6 +108,9 @@ def _undo(place: Bed, event: str, running: Cluster, victim: str) -> None:
         running.revive(victim)
     elif event == "handover":
         running.hand_back(victim)
+    # Whose address a loser has announced last is found by a wrong server until this ages. That is in this event's figures,
+    # where it is over by their end; the next event is to begin with a client that is served.
+    run(["ip", "-n", place.client.namespace, "neighbour", "flush", "all"])
 
 
 def _sample(results: Results, happened: int, about: tuple[str, int, str, str], broken: int | None) -> Sample:
