@@ -108,8 +108,8 @@ def _undo(place: Bed, event: str, running: Cluster, victim: str) -> None:
         running.revive(victim)
     elif event == "handover":
         running.hand_back(victim)
-    # Whose address a loser has announced last is found by a wrong server until this ages. That is in this event's figures,
-    # where it is over by their end; the next event is to begin with a client that is served.
+    # If a loser was the last to announce the address, the client asks a wrong server until that ages. This event's figures
+    # have it as far as they reach; the next event is to begin with a client that is served.
     run(["ip", "-n", place.client.namespace, "neighbour", "flush", "all"])
 
 

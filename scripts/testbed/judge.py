@@ -90,8 +90,8 @@ class Life:
         """The members that sent a SYN-ACK."""
         return {syn_ack.member for syn_ack in self.syn_acks}
 
-    def before(self, acknowledgement: int) -> int:
-        """How far after this life's start a number is that acknowledges something."""
+    def into(self, acknowledgement: int) -> int:
+        """How far after this life's start a number is that acknowledges what the client sent."""
         return (acknowledgement - self.initial_sequence) % _SEQUENCE_SPACE
 
     def twins(self) -> bool:
@@ -213,8 +213,10 @@ def read_story(frames: Iterable[Frame], vips: Iterable[str] = (VIP,)) -> Story:
 
 def _from_client(story: Story, frame: Frame, segment: Tcp) -> None:
     lives = story.lives.setdefault(segment.source, [])
-    # Where the owner says a thing twice, the second may come when the client's socket is gone. Other members are `strays`.
-    if segment.flags & RST and lives and lives[-1].over:
+    # If the owner acknowledges the client's FIN twice, the second may come when the client's socket is gone. What an emulated
+    # processor says late may be older than that.
+    late = lives and lives[-1].over and (pace.answers > 1 or segment.sequence == lives[-1].last)
+    if segment.flags & RST and late:
         story.afterthoughts += 1
         return
     if segment.flags & FIN and lives:
@@ -270,7 +272,7 @@ def _from_member(story: Story, frame: Frame, segment: Tcp) -> None:
     if pure and len(lives) > 1:
         story.meddling.append((frame.host, life.client, segment.flags))
     if foreign and not segment.flags & RST and not life.twins():
-        meant = min(lives, key=lambda life: life.before(segment.acknowledgement))
+        meant = min(lives, key=lambda life: life.into(segment.acknowledgement))
         lingering = meant is not life and meant.owner == frame.host
         story.strays.append(Stray(frame.time, frame.host, segment, life.owned_since, lingering))
 
@@ -295,8 +297,8 @@ def judge(
 
     `vmac` is the VIP's virtual MAC, or each VIP's. Others may reset what an absent member owned. Who was cut from a client
     when it chose another may repeat its SYN-ACK, or go on with a connection before it, and the client's kernel may refuse
-    that; all are set aside. What else
-    may be reset with `resets_allowed` is for the check to say, but never is it a connection of another member.
+    that; all are set aside. What else may be reset with `resets_allowed` is for the check to say, but never is it a
+    connection of another member.
     """
     vmacs = {VIP: vmac} if isinstance(vmac, str) else vmac
     learnt = bed.table_watch.stop()
