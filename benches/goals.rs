@@ -135,7 +135,7 @@ fn path() {
 /// Look-ups beside the bound and the maps that one would take otherwise.
 fn look_ups() {
     let (_, connections) = SIZES[2];
-    let hasher = Hasher::new(*b"a key for benche");
+    let hasher = Hasher::of_this_cpu(*b"a key for benche");
     let table = Established::new(connections, hasher, HugePages::Auto).expect("memory");
     let map = dashmap::DashMap::<Tuple, u32>::with_capacity(connections);
     for number in 0..connections {

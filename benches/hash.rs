@@ -1,4 +1,4 @@
-//! The keyed hash: one tuple after another, and a burst of 64 as the worker has it.
+//! The keyed hashes: one tuple after another, and a burst of 64 as the worker has it.
 
 mod common;
 
@@ -25,16 +25,17 @@ impl Work for All<'_> {
 
 fn main() {
     let mut criterion = common::criterion();
-    let hasher = Hasher::new(*b"a key for benche");
+    let key = *b"a key for benche";
     let tuples: [Tuple; BATCH] = std::array::from_fn(tuple);
     let cpu = Cpu::detect();
     let burst: Tuples = tuples.into_iter().collect();
-    let mut group = criterion.benchmark_group("hash");
-    group.throughput(Throughput::Elements(BATCH as u64));
-    group.bench_function("one by one", |bencher| bencher.iter(|| black_box(&tuples).map(|tuple| hasher.hash(&tuple))));
-    group.bench_function("burst", |bencher| {
-        bencher.iter(|| cpu.run(All(&hasher, black_box(&burst))));
-    });
-    group.finish();
+    for (name, hasher) in [("SipHash-1-3", Hasher::new(key)), ("this CPU's", Hasher::of_this_cpu(key))] {
+        let mut group = criterion.benchmark_group(format!("hash/{name}"));
+        group.throughput(Throughput::Elements(BATCH as u64));
+        let one_by_one = || black_box(&tuples).map(|tuple| hasher.hash(&tuple));
+        group.bench_function("one by one", |bencher| bencher.iter(one_by_one));
+        group.bench_function("burst", |bencher| bencher.iter(|| cpu.run(All(&hasher, black_box(&burst)))));
+        group.finish();
+    }
     criterion.final_summary();
 }

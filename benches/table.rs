@@ -11,6 +11,7 @@ mod common;
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use baton::config::checked::HugePages;
@@ -19,7 +20,7 @@ use baton::table::{Answer, Established, Handshakes, Hasher, Stage, State, Tuple,
 use common::{BATCH, CpuTime, LookUp, NOW, Random, Remember, batches, memory_bound, time_batches_of, tuple};
 use criterion::{Bencher, Criterion, Throughput};
 
-const HASHER: Hasher = Hasher::new(*b"a key for benche");
+static HASHER: LazyLock<Hasher> = LazyLock::new(|| Hasher::of_this_cpu(*b"a key for benche"));
 const NO_TUPLE: Tuple = Tuple { client: Ipv4Addr::UNSPECIFIED, client_port: 0, port: 0, vip: 0 };
 
 fn count_found(table: &Established, tuples: &Tuples) -> usize {
@@ -34,7 +35,7 @@ fn look_ups(bencher: &mut Bencher<'_, CpuTime>, mut next: impl FnMut() -> Tuple,
 }
 
 fn established(criterion: &mut Criterion<CpuTime>, name: &str, connections: usize) {
-    let table = Established::new(connections, HASHER, HugePages::Auto).expect("memory");
+    let table = Established::new(connections, *HASHER, HugePages::Auto).expect("memory");
     // One batch short of full, which the insertions below need.
     let held = connections - BATCH;
     for number in 0..held {

@@ -252,7 +252,7 @@ fn member(config: &Config, own_mac: Mac) -> Result<Member, Error> {
     Ok(Member {
         facts,
         shared: Arc::new(Shared::new(config.vips.len())),
-        established: Established::new(config.dataplane.connections, Hasher::new(random()?), huge_pages)?,
+        established: Established::new(config.dataplane.connections, Hasher::of_this_cpu(random()?), huge_pages)?,
         handshakes: Handshakes::new(records, huge_pages)?,
         half_open: HalfOpen::default(),
         fragments: Fragments::new(),

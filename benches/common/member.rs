@@ -225,7 +225,7 @@ impl Bench {
     /// of handshakes in use, as they are on a busy member.
     pub fn new(connections: usize) -> Bench {
         let clock = Clock::start();
-        let hasher = Hasher::new(*b"a key for benche");
+        let hasher = Hasher::of_this_cpu(*b"a key for benche");
         let established = Established::new(connections + BLOCK, hasher, HugePages::Auto).expect("memory");
         // Just after a tick began.
         let now = Time::from_millis(0) + 64 * TICK;

@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use baton::time::Time;
 use super::pair::pin;
 use super::{BATCH, CpuTime, LookUp, Random, Remember, tuple};
 
-const HASHER: Hasher = Hasher::new(*b"a key for benche");
+static HASHER: LazyLock<Hasher> = LazyLock::new(|| Hasher::of_this_cpu(*b"a key for benche"));
 
 /// When what is there was last seen, and a minute later.
 const THEN: Time = Time::from_millis(100_000);
@@ -107,7 +108,7 @@ pub struct Spent {
 impl Tables {
     /// With this many connections, and room for a few more.
     pub fn new(connections: usize) -> Tables {
-        let established = Established::new(connections + 2 * BLOCK, HASHER, HugePages::Auto).expect("memory");
+        let established = Established::new(connections + 2 * BLOCK, *HASHER, HugePages::Auto).expect("memory");
         for number in 0..connections {
             let tuple = tuple(number);
             established.insert(&tuple, established.hash(&tuple), State::Live, THEN).expect("room");
@@ -225,7 +226,7 @@ impl Tables {
 }
 
 fn rebuild(connections: usize, beside: bool) -> Spent {
-    let table = Established::new(connections, HASHER, HugePages::Auto).expect("memory");
+    let table = Established::new(connections, *HASHER, HugePages::Auto).expect("memory");
     // In no order that has to do with where they go.
     let mut kernel = Has((0..connections).map(|number| (tuple(number), Held::Connection)).collect());
     let (time, look_ups) = beside_look_ups(&table, connections, beside, || {

@@ -3,16 +3,18 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m128i, __m256i, _mm_loadu_si32, _mm256_add_epi64, _mm256_and_si256, _mm256_broadcastsi128_si256,
-    _mm256_castsi256_pd, _mm256_cmpeq_epi64, _mm256_cvtepu8_epi64, _mm256_i64gather_epi64, _mm256_loadu_si256,
-    _mm256_movemask_pd, _mm256_mul_epu32, _mm256_or_si256, _mm256_set1_epi64x, _mm256_setr_epi64x,
-    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_shuffle_epi32, _mm256_slli_epi64, _mm256_srli_epi64,
-    _mm256_srlv_epi64, _mm256_storeu_si256, _mm256_sub_epi64, _mm256_xor_si256,
+    __m128i, __m256i, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_loadu_si32, _mm_unpacklo_epi64, _mm_xor_si128,
+    _mm256_add_epi64, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_castsi256_pd, _mm256_castsi256_si128,
+    _mm256_cmpeq_epi64, _mm256_cvtepu8_epi64, _mm256_extracti128_si256, _mm256_i64gather_epi64, _mm256_loadu_si256,
+    _mm256_movemask_pd, _mm256_mul_epu32, _mm256_or_si256, _mm256_permutevar8x32_epi32, _mm256_set_m128i,
+    _mm256_set1_epi64x, _mm256_setr_epi64x, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_shuffle_epi32,
+    _mm256_slli_epi64, _mm256_srli_epi64, _mm256_srlv_epi64, _mm256_storeu_si256, _mm256_sub_epi64,
+    _mm256_unpackhi_epi64, _mm256_unpacklo_epi64, _mm256_xor_si256,
 };
 
-use super::{LANES, Line, Simd};
+use super::{LANES, Line, RoundKeys, Simd};
 
-/// The CPU has what x86-64-v3 has.
+/// The CPU has what x86-64-v3 has, and AES, as all of these have.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2(());
 
@@ -20,7 +22,13 @@ impl Avx2 {
     /// The token, where the CPU has it.
     pub fn detect() -> Option<Avx2> {
         use std::is_x86_feature_detected as has;
-        let v3 = has!("avx2") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("movbe") && has!("popcnt");
+        let v3 = has!("avx2")
+            && has!("aes")
+            && has!("bmi1")
+            && has!("bmi2")
+            && has!("lzcnt")
+            && has!("movbe")
+            && has!("popcnt");
         v3.then_some(Avx2(()))
     }
 }
@@ -35,6 +43,26 @@ pub(super) const OPPOSITE: __m128i =
 /// The same for words, each turned to the left by two bytes.
 // SAFETY: as above.
 const TWO_BYTES_ON: __m128i = unsafe { std::mem::transmute([6u8, 7, 0, 1, 2, 3, 4, 5, 14, 15, 8, 9, 10, 11, 12, 13]) };
+
+/// For each set of four words: which halves of words those of the set are, one after the other.
+// SAFETY: both are 16 times 32 bytes.
+static FIRST: [__m256i; 16] = unsafe { std::mem::transmute(first()) };
+
+const fn first() -> [[u32; 8]; 16] {
+    let mut all = [[0; 8]; 16];
+    let (mut set, mut word, mut next) = (0, 0, 0);
+    while set < 16 {
+        if set >> word & 1 != 0 {
+            (all[set][next], all[set][next + 1]) = (2 * word, 2 * word + 1);
+            next += 2;
+        }
+        word += 1;
+        if word == 4 {
+            (set, word, next) = (set + 1, 0, 0);
+        }
+    }
+    all
+}
 
 /// Both halves of eight words, one after the other.
 ///
@@ -123,6 +151,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn compress(self, a: Pair, lanes: u64, words: &mut [u64; LANES]) {
+        let sets = [lanes as usize % 16, lanes as usize >> 4 & 15];
+        let [low, high] = both!(half => _mm256_permutevar8x32_epi32(a[half], FIRST[sets[half]]));
+        // SAFETY: four words each, the second at most four words on.
+        unsafe {
+            _mm256_storeu_si256(words.as_mut_ptr().cast(), low);
+            _mm256_storeu_si256(words.as_mut_ptr().add(sets[0].count_ones() as usize).cast(), high);
+        }
+    }
+
+    #[inline(always)]
     fn rotate<const BY: i32, const REST: i32>(self, a: Pair) -> Pair {
         if BY == 32 {
             return both!(half => _mm256_shuffle_epi32::<0b10_11_00_01>(a[half]));
@@ -160,6 +199,39 @@ impl Simd for Avx2 {
         let words = both!(half => _mm256_i64gather_epi64::<8>(set.as_ptr().cast(), places[half]));
         let bits = self.and(self.shr_each(words, self.and(numbers, self.splat(63))), self.splat(1));
         !self.zeros(bits) & 0xff
+    }
+
+    #[inline(always)]
+    fn encrypt(self, [low, high]: [Pair; 2], keys: &RoundKeys) -> Pair {
+        let [first, middle @ .., last] = keys.keys();
+        // SAFETY: the CPU has AVX2 and AES.
+        let blocks = unsafe {
+            // Blocks 0 and 2, 1 and 3, 4 and 6, 5 and 7.
+            let pairs = [
+                _mm256_unpacklo_epi64(low[0], high[0]),
+                _mm256_unpackhi_epi64(low[0], high[0]),
+                _mm256_unpacklo_epi64(low[1], high[1]),
+                _mm256_unpackhi_epi64(low[1], high[1]),
+            ];
+            let mut blocks = [*first; LANES];
+            for (pair, two) in pairs.into_iter().zip(blocks.as_chunks_mut::<2>().0) {
+                two[0] = _mm_xor_si128(two[0], _mm256_castsi256_si128(pair));
+                two[1] = _mm_xor_si128(two[1], _mm256_extracti128_si256::<1>(pair));
+            }
+            for key in middle {
+                for block in &mut blocks {
+                    *block = _mm_aesenc_si128(*block, *key);
+                }
+            }
+            for block in &mut blocks {
+                *block = _mm_aesenclast_si128(*block, *last);
+            }
+            blocks
+        };
+        both!(half => _mm256_set_m128i(
+            _mm_unpacklo_epi64(blocks[4 * half + 1], blocks[4 * half + 3]),
+            _mm_unpacklo_epi64(blocks[4 * half], blocks[4 * half + 2]),
+        ))
     }
 
     #[inline(always)]

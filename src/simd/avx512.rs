@@ -1,27 +1,29 @@
-//! With AVX-512 (x86-64-v4): eight words in one register, and rotations.
+//! With AVX-512 (x86-64-v4, and AES): eight words in one register, and rotations.
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m512i, _mm_loadl_epi64, _mm256_cmpeq_epi64_mask, _mm256_set1_epi64x, _mm512_add_epi64, _mm512_and_si512,
-    _mm512_broadcast_i32x4, _mm512_cvtepu8_epi64, _mm512_loadu_si512, _mm512_maskz_mov_epi64, _mm512_mul_epu32,
-    _mm512_or_si512, _mm512_permutex2var_epi64, _mm512_rol_epi64, _mm512_rorv_epi64, _mm512_set1_epi64,
-    _mm512_shuffle_epi8, _mm512_sllv_epi64, _mm512_srlv_epi64, _mm512_storeu_si512, _mm512_sub_epi64,
-    _mm512_testn_epi64_mask, _mm512_xor_si512,
+    __m512i, _mm_loadl_epi64, _mm256_cmpeq_epi64_mask, _mm256_set1_epi64x, _mm512_add_epi64, _mm512_aesenc_epi128,
+    _mm512_aesenclast_epi128, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cvtepu8_epi64, _mm512_loadu_si512,
+    _mm512_maskz_compress_epi64, _mm512_maskz_mov_epi64, _mm512_mul_epu32, _mm512_or_si512, _mm512_permutex2var_epi64,
+    _mm512_rol_epi64, _mm512_rorv_epi64, _mm512_set1_epi64, _mm512_shuffle_epi8, _mm512_sllv_epi64, _mm512_srlv_epi64,
+    _mm512_storeu_si512, _mm512_sub_epi64, _mm512_testn_epi64_mask, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
+    _mm512_xor_si512,
 };
 
 use super::avx2::{Avx2, OPPOSITE, load_half_line};
-use super::{LANES, Line, Simd};
+use super::{LANES, Line, RoundKeys, Simd};
 
-/// The CPU has what x86-64-v4 has.
+/// The CPU has what x86-64-v4 has, and VAES.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512(());
 
 impl Avx512 {
-    /// The token, where the CPU has it.
+    /// The token, where the CPU has it; and AES in such registers, so all but the first CPUs with AVX-512 (which are slower with it
+    /// than without it, as their clocks go down).
     pub fn detect() -> Option<Avx512> {
         use std::is_x86_feature_detected as has;
         let v4 = has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
-        (v4 && Avx2::detect().is_some()).then_some(Avx512(()))
+        (v4 && has!("vaes") && Avx2::detect().is_some()).then_some(Avx512(()))
     }
 }
 
@@ -95,6 +97,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn compress(self, a: __m512i, lanes: u64, words: &mut [u64; LANES]) {
+        // In a register: to memory it takes some CPUs (Zen 4) more than a hundred cycles.
+        self.store(only_with_a_token!(_mm512_maskz_compress_epi64(lanes as u8, a)), words);
+    }
+
+    #[inline(always)]
     fn rotate<const BY: i32, const REST: i32>(self, a: __m512i) -> __m512i {
         only_with_a_token!(_mm512_rol_epi64::<BY>(a))
     }
@@ -129,6 +137,23 @@ impl Simd for Avx512 {
             _mm512_rorv_epi64(_mm512_permutex2var_epi64(halves[0], self.shr::<6>(numbers), halves[1]), numbers)
         });
         !self.zeros(self.and(bits, self.splat(1))) & 0xff
+    }
+
+    #[inline(always)]
+    fn encrypt(self, [low, high]: [__m512i; 2], keys: &RoundKeys) -> __m512i {
+        let [first, middle @ .., last] = keys.keys();
+        only_with_a_token!({
+            // Blocks 0, 2, 4, 6 and blocks 1, 3, 5, 7.
+            let blocks = [_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high)];
+            let first = _mm512_broadcast_i32x4(*first);
+            let (mut even, mut odd) = (_mm512_xor_si512(blocks[0], first), _mm512_xor_si512(blocks[1], first));
+            for key in middle {
+                let key = _mm512_broadcast_i32x4(*key);
+                (even, odd) = (_mm512_aesenc_epi128(even, key), _mm512_aesenc_epi128(odd, key));
+            }
+            let last = _mm512_broadcast_i32x4(*last);
+            _mm512_unpacklo_epi64(_mm512_aesenclast_epi128(even, last), _mm512_aesenclast_epi128(odd, last))
+        })
     }
 
     #[inline(always)]

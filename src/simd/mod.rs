@@ -7,11 +7,15 @@
 #![allow(unsafe_code)] // Instructions that not every CPU has.
 
 #[cfg(all(target_arch = "x86_64", not(loom)))]
+mod aes;
+#[cfg(all(target_arch = "x86_64", not(loom)))]
 mod avx2;
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 mod avx512;
 mod portable;
 
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+pub use aes::RoundKeys;
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 pub use avx2::Avx2;
 #[cfg(all(target_arch = "x86_64", not(loom)))]
@@ -19,6 +23,24 @@ pub use avx512::Avx512;
 pub use portable::Portable;
 
 use crate::sync::AtomicU64;
+
+/// AES is used on x86-64 alone, so there are no round keys elsewhere.
+#[cfg(not(all(target_arch = "x86_64", not(loom))))]
+#[derive(Clone, Copy)]
+pub enum RoundKeys {}
+
+#[cfg(not(all(target_arch = "x86_64", not(loom))))]
+impl RoundKeys {
+    /// None.
+    pub fn new(_: [u8; 16]) -> Option<RoundKeys> {
+        None
+    }
+
+    /// Cannot be called.
+    pub fn encrypt(_: [u64; 2], keys: &RoundKeys) -> u64 {
+        match *keys {}
+    }
+}
 
 /// How many words.
 pub const LANES: usize = 8;
@@ -80,8 +102,8 @@ impl Cpu {
 /// # Safety
 /// The CPU has all that is enabled here.
 #[cfg(all(target_arch = "x86_64", not(loom)))]
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
-#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
+#[target_feature(enable = "avx2,aes,bmi1,bmi2,lzcnt,movbe,popcnt")]
+#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,vaes")]
 unsafe fn by_avx512<W: Work>(simd: Avx512, work: W) -> W::Output {
     work.run(simd)
 }
@@ -89,7 +111,7 @@ unsafe fn by_avx512<W: Work>(simd: Avx512, work: W) -> W::Output {
 /// # Safety
 /// The CPU has all that is enabled here.
 #[cfg(all(target_arch = "x86_64", not(loom)))]
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
+#[target_feature(enable = "avx2,aes,bmi1,bmi2,lzcnt,movbe,popcnt")]
 unsafe fn by_avx2<W: Work>(simd: Avx2, work: W) -> W::Output {
     work.run(simd)
 }
@@ -136,6 +158,8 @@ pub trait Simd: Copy {
     fn mul_low_halves(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
     /// The words of the lanes that `lanes` has as bits; zero in the others.
     fn keep(self, a: Self::Lanes, lanes: u64) -> Self::Lanes;
+    /// The words of the lanes that `lanes` has as bits, one after the other, to memory. What comes after them there is anything.
+    fn compress(self, a: Self::Lanes, lanes: u64, words: &mut [u64; LANES]);
     /// To the left, by `BY` of 1 to 63 bits; `REST` is 64 less that.
     fn rotate<const BY: i32, const REST: i32>(self, a: Self::Lanes) -> Self::Lanes;
     /// To the left, by `BY` bits.
@@ -146,6 +170,19 @@ pub trait Simd: Copy {
     fn shr_each(self, a: Self::Lanes, by: Self::Lanes) -> Self::Lanes;
     /// The bytes of each half of each word in the opposite order.
     fn swap_bytes_of_halves(self, a: Self::Lanes) -> Self::Lanes;
+    /// The lower words of eight blocks that are encrypted, of which these are the lower and the higher words.
+    fn encrypt(self, words: [Self::Lanes; 2], keys: &RoundKeys) -> Self::Lanes;
+    /// Not zero in lanes where one of the lowest `BYTES` (4 or 8) bytes of `words` is the lowest byte of `byte`, which has no others.
+    #[inline(always)]
+    fn bytes_equal<const BYTES: u32>(self, byte: Self::Lanes, words: Self::Lanes) -> Self::Lanes {
+        let ones = (u64::MAX >> (64 - 8 * BYTES)) / 0xff;
+        let half = self.mul_low_halves(byte, self.splat(0x0101_0101));
+        let repeated = if BYTES == 4 { half } else { self.or(half, self.shl::<32>(half)) };
+        let differences = self.xor(words, repeated);
+        // Mycroft: a byte is zero, or a higher one than that.
+        let borrows = self.and(self.sub(differences, self.splat(ones)), self.splat(ones << 7));
+        self.xor(borrows, self.and(borrows, differences))
+    }
     /// In which lanes the lower ten bits are the number of one of the set's bits that are one, as bits.
     fn contained(self, set: &[u64; 16], numbers: Self::Lanes) -> u64;
     /// Which lanes are zero, as bits.
@@ -223,6 +260,11 @@ mod tests {
                 words
             })
             .collect();
+        let mut compressed = [0; LANES];
+        simd.compress(x, b[1] & 0xff, &mut compressed);
+        compressed[(b[1] & 0xff).count_ones() as usize..].fill(0);
+        words.push(compressed);
+        let of_bytes = simd.and(x, simd.splat(0xff));
         let line = |words: &[u64; LANES]| words.map(AtomicU64::new);
         let (mask, value) = (0xff00, b[0] & 0xff00);
         let equal = [simd.equal(&Five(line(a)), mask, value), simd.equal(&Eight(line(a)), mask, value)];
@@ -234,8 +276,8 @@ mod tests {
             equal[1].into(),
             first_four.into(),
             simd.contained(&std::array::from_fn(|word| a[word % LANES] ^ b[word / 2]), y),
-            0,
-            0,
+            simd.zeros(simd.bytes_equal::<4>(of_bytes, y)),
+            simd.zeros(simd.bytes_equal::<8>(of_bytes, y)),
         ]);
         words
     }
@@ -260,10 +302,16 @@ mod tests {
             prop_assert_eq!(said[5][2], a[2].wrapping_add(b[2]));
             prop_assert_eq!(said[14][2], (a[2] & 0xffff_ffff) * (b[2] & 0xffff_ffff));
             prop_assert_eq!(said[15][2], if b[0] >> 2 & 1 == 0 { 0 } else { a[2] });
+            let kept: Vec<_> = (0..LANES).filter(|lane| b[1] >> lane & 1 != 0).map(|lane| a[lane]).collect();
+            prop_assert_eq!(&said[16][..kept.len()], &kept[..]);
             let (word, bit) = (b[2] as usize >> 6 & 15, b[2] & 63);
-            prop_assert_eq!(said[16][5] >> 2 & 1, (a[word % LANES] ^ b[word / 2]) >> bit & 1);
+            prop_assert_eq!(said[17][5] >> 2 & 1, (a[word % LANES] ^ b[word / 2]) >> bit & 1);
+            for (of, bytes) in [(6, 4), (7, 8)] {
+                let has = |lane: usize| b[lane].to_le_bytes()[..bytes].contains(&(a[lane] as u8));
+                prop_assert!((0..LANES).all(|lane| has(lane) == (said[17][of] >> lane & 1 == 0)));
+            }
             let found = Five(a.map(AtomicU64::new)).words().iter().filter(|w| (w.load(Ordering::Relaxed) ^ b[0]) & 0xff00 == 0).count();
-            prop_assert_eq!(said[16][2].count_ones() as usize, found);
+            prop_assert_eq!(said[17][2].count_ones() as usize, found);
         }
     }
 }

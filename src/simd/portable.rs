@@ -1,6 +1,6 @@
 //! On any machine.
 
-use super::{LANES, Line, Simd};
+use super::{LANES, Line, RoundKeys, Simd};
 use crate::sync::Ordering;
 
 /// No instruction that some machine lacks.
@@ -71,6 +71,15 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn compress(self, a: Self::Lanes, lanes: u64, words: &mut [u64; LANES]) {
+        let mut next = 0;
+        for (lane, word) in a.into_iter().enumerate() {
+            words[next % LANES] = word;
+            next += (lanes >> lane & 1) as usize;
+        }
+    }
+
+    #[inline(always)]
     fn rotate<const BY: i32, const REST: i32>(self, a: Self::Lanes) -> Self::Lanes {
         a.map(|word| word.rotate_left(BY as u32))
     }
@@ -99,6 +108,11 @@ impl Simd for Portable {
     fn contained(self, set: &[u64; 16], numbers: Self::Lanes) -> u64 {
         let bit = |number: u64| set[(number >> 6) as usize % 16] >> (number % 64) & 1;
         numbers.iter().rev().fold(0, |found, number| found << 1 | bit(*number))
+    }
+
+    #[inline(always)]
+    fn encrypt(self, [low, high]: [Self::Lanes; 2], keys: &RoundKeys) -> Self::Lanes {
+        both(low, high, |low, high| RoundKeys::encrypt([low, high], keys))
     }
 
     #[inline(always)]

@@ -30,7 +30,8 @@ fn key(tuple: &Tuple) -> Key {
 }
 
 fn ours(group: &mut BenchmarkGroup<'_, CpuTime>) {
-    let table = Established::new(CONNECTIONS, Hasher::new(*b"a key for benche"), HugePages::Auto).expect("memory");
+    let table =
+        Established::new(CONNECTIONS, Hasher::of_this_cpu(*b"a key for benche"), HugePages::Auto).expect("memory");
     for number in 0..CONNECTIONS {
         let tuple = tuple(number);
         table.insert(&tuple, table.hash(&tuple), State::Live, NOW).expect("room");
