@@ -14,33 +14,25 @@ use crate::sync::Ordering;
 const READS: usize = 2 * LANES;
 
 /// What the looks of a burst have read, by the places of its tuples. Words of the same kind lie beside each other, as instructions
-/// that work on several at a time want them.
+/// that work on several at a time want them; few words, as what is written waits in a CPU that waits for memory, and has little room
+/// to wait in.
 #[derive(Clone)]
 pub struct Entries {
-    /// The slot that may be the tuple's, and its word.
+    /// The slot that may be the tuple's.
     slots: [u32; BURST],
+    /// Its word, and the same word once more, after the key, from bit 32 on.
     words: [u64; BURST],
-    /// Of the last [`READS`] places: zero where the slot's key is the tuple's.
-    differences: [u64; READS],
-    /// The words once more, after the keys.
-    agains: [u64; READS],
-    /// Not zero if one of the bucket's first slots has the key.
-    candidates: [u64; READS],
-    /// `Bucket::passed`.
-    passed: [u64; READS],
+    /// Of the last [`READS`] places: `Bucket::passed`; from bit 32 on which of the bucket's first slots have the key; at bit
+    /// [`DIFFERENT`] whether the slot's key is not the tuple's.
+    others: [u64; READS],
 }
+
+const CANDIDATES: i32 = 32;
+const DIFFERENT: i32 = 63;
 
 impl Default for Entries {
     fn default() -> Entries {
-        let none = [0; READS];
-        Entries {
-            slots: [0; BURST],
-            words: [0; BURST],
-            differences: none,
-            agains: none,
-            candidates: none,
-            passed: none,
-        }
+        Entries { slots: [0; BURST], words: [0; BURST], others: [0; READS] }
     }
 }
 
@@ -49,12 +41,6 @@ impl Entries {
     #[inline(always)]
     pub fn get(&self, place: usize) -> Entry {
         Entry { slot: self.slots[place], word: Word::from_bits(self.words[place] as u32) }
-    }
-
-    #[inline(always)]
-    pub(super) fn set(&mut self, place: usize, entry: Entry) {
-        self.slots[place] = entry.slot;
-        self.words[place] = entry.word.bits().into();
     }
 }
 
@@ -78,12 +64,14 @@ impl Entries {
         let slot = (candidates | 1 << 4).trailing_zeros() as usize;
         // In this order, and Acquire, as in `Bucket::read`.
         let word = bucket.words[slot].load(Ordering::Acquire);
-        self.differences[place % READS] = bucket.keys[slot].load(Ordering::Acquire) ^ key;
-        self.agains[place % READS] = bucket.words[slot].load(Ordering::Acquire).into();
-        self.candidates[place % READS] = candidates.into();
+        let different = bucket.keys[slot].load(Ordering::Acquire) != key;
+        let again = bucket.words[slot].load(Ordering::Acquire);
         // Relaxed: what was entered before this look began was counted before it too.
-        self.passed[place % READS] = bucket.passed.load(Ordering::Relaxed).into();
-        self.set(place, Entry { slot: (number * SLOTS + slot) as u32, word: Word::from_bits(word) });
+        let passed = bucket.passed.load(Ordering::Relaxed);
+        self.slots[place] = (number * SLOTS + slot) as u32;
+        self.words[place] = u64::from(again) << 32 | u64::from(word);
+        self.others[place % READS] =
+            u64::from(different) << DIFFERENT | u64::from(candidates) << CANDIDATES | u64::from(passed);
     }
 
     /// What follows from what was read of the group from `first` on, for tuples of these VIPs and hashes.
@@ -96,27 +84,24 @@ impl Entries {
         hashes: &[Hash; LANES],
         ticks: Word,
     ) -> Looks {
-        let words = simd.load(self.words[first..].first_chunk().unwrap_or(&[0; LANES]));
-        let (agains, differences) = (lanes(simd, &self.agains, first), lanes(simd, &self.differences, first));
+        let both = simd.load(self.words[first..].first_chunk().unwrap_or(&[0; LANES]));
+        let others = simd.load(self.others[first % READS..].first_chunk().unwrap_or(&[0; LANES]));
+        let half = simd.splat(0xffff_ffff);
+        let words = simd.and(both, half);
+        let different = simd.shr::<DIFFERENT>(others);
         let of_vip = simd.or(simd.shl::<{ Word::VIP_SHIFT }>(simd.widen(vips)), simd.splat(Word::LIVE));
         let other_vip = simd.and(simd.xor(words, of_vip), simd.splat(Word::LIVE | Word::VIP));
-        let changed = simd.and(simd.xor(words, agains), simd.splat(Word::LIVE | Word::GENERATION));
-        let here = simd.zeros(simd.or(differences, simd.or(other_vip, changed)));
+        let changed = simd.and(simd.xor(both, simd.shr::<32>(both)), simd.splat(Word::LIVE | Word::GENERATION));
+        let here = simd.zeros(simd.or(different, simd.or(other_vip, changed)));
 
         let not_fresh = simd.and(simd.xor(words, simd.splat(ticks.fresh())), simd.splat(Word::FRESH));
         let fresh = simd.zeros(not_fresh) & here;
 
         // The count of the hash's class (`Bucket::passed`): the lowest two bits of the hash, in bytes.
         let class = simd.and(simd.load(&hashes.map(Hash::bits)), simd.splat(3));
-        let passed = simd.shr_each(lanes(simd, &self.passed, first), simd.shl::<3>(class));
-        let elsewhere = simd.or(simd.and(passed, simd.splat(0xff)), lanes(simd, &self.candidates, first));
-        let nowhere = simd.zeros(elsewhere) & !simd.zeros(differences);
+        let passed = simd.and(simd.shr_each(others, simd.shl::<3>(class)), simd.splat(0xff));
+        let candidates = simd.and(simd.shr::<CANDIDATES>(others), simd.splat(0xf));
+        let nowhere = simd.zeros(simd.or(passed, candidates)) & !simd.zeros(different);
         Looks { here, fresh, elsewhere: !(nowhere | here) & 0xff }
     }
-}
-
-/// The words of a group.
-#[inline(always)]
-fn lanes<S: Simd>(simd: S, words: &[u64; READS], first: usize) -> S::Lanes {
-    simd.load(words[first % READS..].first_chunk().unwrap_or(&[0; LANES]))
 }
