@@ -21,9 +21,9 @@ mod recent;
 
 use crate::frame::tcp::{self, Segment};
 use crate::frame::{Mac, ethernet, ipv4};
-use crate::simd::Simd;
-use crate::sync::{AtomicU8, AtomicU64, Ordering};
-use crate::table::{Hash, Tuple, prefetch_by_low};
+use crate::simd::{LANES, Portable, Simd};
+use crate::sync::{AtomicU8, AtomicU64, Ordering, load_bytes};
+use crate::table::{Hash, Tuple, prefetch_by_low, spread_low};
 use crate::time::Time;
 
 pub use recent::Recent;
@@ -97,12 +97,14 @@ impl Sighting {
         const IP: usize = ethernet::HEADER;
         const TCP: usize = IP + ipv4::HEADER;
         let head: &[u8; TCP + tcp::HEADER] = frame.first_chunk()?;
-        let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let (seq, ack) = (word(TCP + 4), word(TCP + 8));
-        let header_len = usize::from(head[TCP + 12] >> 4) * 4;
-        let total_len = u32::from(u16::from_be_bytes([head[IP + 2], head[IP + 3]]));
-        let fin = u32::from(head[TCP + 13] & tcp::Flags::FIN);
-        let len = total_len.wrapping_sub((ipv4::HEADER + header_len) as u32).wrapping_add(fin);
+        // A chunk is one load; words put together from bytes are several.
+        let seq_ack = u64::from_be_bytes(*head[TCP + 4..].first_chunk()?);
+        let start = u32::from_be_bytes(*head[IP..].first_chunk()?);
+        let end = u16::from_be_bytes(*head[TCP + 12..].first_chunk()?);
+        let (seq, ack) = ((seq_ack >> 32) as u32, seq_ack as u32);
+        let header_len = usize::from(end >> 12) * 4;
+        let fin = u32::from(end & u16::from(tcp::Flags::FIN));
+        let len = (start & 0xffff).wrapping_sub((ipv4::HEADER + header_len) as u32).wrapping_add(fin);
         let echo =
             if header_len == tcp::HEADER { 0 } else { tcp::echo_among_options(frame.get(TCP..TCP + header_len)?) };
         Some(Sighting { seq, end: seq.wrapping_add(len), ack, echo, repeated: true })
@@ -297,6 +299,7 @@ struct Bucket([Slot; WAYS]);
 /// For each slot of a bucket eight bits of its client's hash, zero where there is none: so that an acknowledgment of a
 /// client that is not watched, and most are not, ends after four bytes of a table that stays in the cache. A hint: it is
 /// written by who has the slot, just before the slot's own words.
+#[repr(align(4))]
 #[derive(Debug, Default)]
 struct Tags([AtomicU8; WAYS]);
 
@@ -345,16 +348,32 @@ impl Suspicions {
         &self.buckets[self.index(hash)]
     }
 
-    /// Asks the CPU for the lines that [`may_watch`](Suspicions::may_watch) reads, for eight hashes.
+    /// Asks the CPU for what [`tags`](Suspicions::tags) reads.
     #[inline(always)]
-    pub fn prefetch<S: Simd>(&self, simd: S, hashes: S::Lanes) {
+    pub(crate) fn prefetch_tags<S: Simd>(&self, simd: S, hashes: S::Lanes) {
         prefetch_by_low(&self.tags, simd, hashes);
+    }
+
+    /// The tags that clients of eight hashes would be among, as one word each.
+    #[inline(always)]
+    pub(crate) fn tags<S: Simd>(&self, simd: S, hashes: S::Lanes, tags: &mut [u64; LANES]) {
+        let numbers = spread_low(simd, hashes, self.tags.len());
+        for (tags, number) in tags.iter_mut().zip(numbers) {
+            *tags = load_bytes(&self.tags[number as usize].0);
+        }
     }
 
     /// Whether a client of this hash may be watched.
     #[inline]
     pub fn may_watch(&self, hash: Hash) -> bool {
         self.tags[self.index(hash)].candidates(hash) != 0
+    }
+
+    /// The same for eight hashes and the [words](Suspicions::tags) that belong to them, as bits.
+    #[inline(always)]
+    pub(crate) fn may_watch_any<S: Simd>(simd: S, hashes: S::Lanes, tags: S::Lanes) -> u64 {
+        let tag = simd.or(simd.shr::<56>(simd.shl::<8>(hashes)), simd.splat(1));
+        !simd.zeros(simd.bytes_equal::<4>(tag, tags)) & 0xff
     }
 
     /// A client's segment, without SYN, of no connection here, and what this worker has seen of late. Returns what it is
@@ -374,8 +393,8 @@ impl Suspicions {
     /// watched](Suspicions::may_watch): it is new, or a copy that the network made. Else it is to be
     /// [observed](Suspicions::observe).
     #[inline(always)]
-    pub(crate) fn is_first_sight(recent: &Recent, hash: Hash, frame: &[u8], now: Time) -> bool {
-        Sighting::of_common(frame).is_none_or(|sighting| recent.see(hash, &sighting, now).is_none())
+    pub(crate) fn is_first_sight<S: Simd>(simd: S, recent: &Recent, hash: Hash, frame: &[u8], now: Time) -> bool {
+        Sighting::of_common(frame).is_none_or(|sighting| recent.see(simd, hash, &sighting, now).is_none())
     }
 
     fn sighted(
@@ -408,7 +427,9 @@ impl Suspicions {
         if !sighting.repeated {
             return None;
         }
-        let Next::Repeated(track) = recent.see(hash, sighting, time)?.next(sighting, now) else { return None };
+        let Next::Repeated(track) = recent.see(Portable, hash, sighting, time)?.next(sighting, now) else {
+            return None;
+        };
         let metas = bucket.0.iter().zip(&tags.0).map(|(slot, tag)| (slot, tag, slot.meta()));
         let least = metas.filter(|(_, _, meta)| !meta.is_busy()).min_by_key(|(_, _, meta)| meta.worth(now));
         if let Some((slot, tag, meta)) = least

@@ -35,3 +35,36 @@ pub(crate) fn add_and_fence(atomic: &AtomicU64, amount: u64) {
         fence(Ordering::SeqCst);
     }
 }
+
+/// Four or eight bytes as one word, the first the lowest. Each is read as by itself, with Relaxed.
+#[inline(always)]
+pub(crate) fn load_bytes<const N: usize>(bytes: &[AtomicU8; N]) -> u64 {
+    const { assert!(N == 4 || N == 8) };
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    #[allow(unsafe_code)]
+    {
+        let word;
+        // SAFETY: reads these four or eight bytes and nothing else. In assembly, since to the compiler it is a race to read as
+        // one what others write byte by byte.
+        unsafe {
+            if N == 4 {
+                std::arch::asm!(
+                    "mov {word:e}, dword ptr [{bytes}]",
+                    bytes = in(reg) bytes,
+                    word = out(reg) word,
+                    options(nostack, preserves_flags, readonly),
+                );
+            } else {
+                std::arch::asm!(
+                    "mov {word}, qword ptr [{bytes}]",
+                    bytes = in(reg) bytes,
+                    word = out(reg) word,
+                    options(nostack, preserves_flags, readonly),
+                );
+            }
+        }
+        word
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(byte.load(Ordering::Relaxed)))
+}

@@ -11,6 +11,7 @@
 //! None of them allocates, locks or makes a system call; what the devices do below [`Port`] is theirs.
 
 mod stages;
+mod unfound;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -302,23 +303,35 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     /// which frames they were.
     #[inline(always)]
     fn drop_of_nobody<S: Simd>(&mut self, simd: S, burst: &mut [Option<W::Buffer>], now: Time) -> u64 {
+        if self.stages.missed == 0 {
+            return 0;
+        }
+        let may_be_known = self.stages.may_be_known(simd, &self.member);
         let (stages, decider) = (&self.stages, self.decider(now));
-        let mut known = 0;
-        for index in bits(stages.missed) {
-            known |= u64::from(decider.may_be_known(stages.hashes[index])) << index;
+        bits(may_be_known).for_each(|index| self.member.handshakes.prefetch(stages.hashes[index]));
+        // The others first, while those lines come.
+        let mut nobodys = self.first_sights(simd, burst, stages.missed & !may_be_known, now);
+        let mut unknown = 0;
+        for index in bits(may_be_known) {
+            unknown |= u64::from(!decider.is_known(simd, stages.hashes[index])) << index;
         }
-        for index in bits(known) {
-            known &= !(u64::from(!decider.is_known(simd, stages.hashes[index])) << index);
-        }
-        let mut nobodys = stages.missed & !known;
-        for index in bits(nobodys & stages.may_be_repeated()) {
-            let frame = burst[index].as_ref().map_or(&[][..], |buffer| buffer.bytes());
-            let seen = decider.is_first_sight(stages.tuples.get(index).vip, stages.hashes[index], frame);
-            nobodys &= !(u64::from(!seen) << index);
-        }
+        nobodys |= self.first_sights(simd, burst, unknown, now);
         bits(nobodys).for_each(|index| drop(burst[index].take()));
         self.counters.count_drops(DropReason::NoConnection, nobodys.count_ones().into());
         nobodys
+    }
+
+    /// Those of some plain segments of nobody here to which there is nothing more: all but what clients repeat.
+    #[inline(always)]
+    fn first_sights<S: Simd>(&self, simd: S, burst: &[Option<W::Buffer>], frames: u64, now: Time) -> u64 {
+        let (stages, decider) = (&self.stages, self.decider(now));
+        let mut repeated = 0;
+        for index in bits(frames & stages.may_be_repeated()) {
+            let frame = burst[index].as_ref().map_or(&[][..], |buffer| buffer.bytes());
+            let first = decider.is_first_sight(simd, stages.tuples.get(index).vip, stages.hashes[index], frame);
+            repeated |= u64::from(!first) << index;
+        }
+        frames & !repeated
     }
 
     /// Any other frame.

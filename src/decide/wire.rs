@@ -41,20 +41,8 @@ impl Decider<'_> {
         }
     }
 
-    /// Whether a plain segment from the wire that had no entry when its burst was looked up may be of a tuple of which a
-    /// handshake is remembered, or of a client that is watched. Nearly all segments of other members' connections are
-    /// neither: they are nobody's here, and there is nothing more to them. The others are decided as if they had not been looked
-    /// up. Wrong for one of them in thirty; asks for what [`is_known`](Decider::is_known) looks at.
-    #[inline(always)]
-    pub fn may_be_known(&self, hash: Hash) -> bool {
-        let may_have = self.member.handshakes.may_have(hash);
-        if may_have {
-            self.member.handshakes.prefetch(hash);
-        }
-        may_have | self.member.suspicions.may_watch(hash)
-    }
-
-    /// The same, wrong for one in five hundred.
+    /// Whether a tuple of this hash most likely has records of handshakes, or its client may be watched: wrong for one in five
+    /// hundred of which that is not so.
     #[inline(always)]
     pub fn is_known<S: Simd>(&self, simd: S, hash: Hash) -> bool {
         self.member.handshakes.most_likely_has(simd, hash) | self.member.suspicions.may_watch(hash)
@@ -62,10 +50,10 @@ impl Decider<'_> {
 
     /// Whether there is nothing more to a common segment of nobody here that may be repeated: it is seen for the first time.
     #[inline(always)]
-    pub fn is_first_sight(&self, vip: VipIndex, hash: Hash, frame: &[u8]) -> bool {
+    pub fn is_first_sight<S: Simd>(&self, simd: S, vip: VipIndex, hash: Hash, frame: &[u8]) -> bool {
         match self.recent {
             Some(recent) if self.member.facts.vips[usize::from(vip)].orphans => {
-                Suspicions::is_first_sight(recent, hash, frame, self.now)
+                Suspicions::is_first_sight(simd, recent, hash, frame, self.now)
             }
             _ => true,
         }

@@ -33,10 +33,61 @@ struct Last {
     at: u16,
 }
 
-/// The newest first.
+impl Last {
+    #[inline(always)]
+    fn words(self) -> [u64; 2] {
+        let Last { tag, heard, seq, len, at } = self;
+        [u64::from(heard) << 32 | u64::from(tag), u64::from(at) << 48 | u64::from(len) << 32 | u64::from(seq)]
+    }
+
+    #[inline(always)]
+    fn of([first, second]: [u64; 2]) -> Last {
+        Last {
+            tag: first as u32,
+            heard: (first >> 32) as u32,
+            seq: second as u32,
+            len: (second >> 32) as u16,
+            at: (second >> 48) as u16,
+        }
+    }
+}
+
+/// The [words](Last::words) of each, the newest first.
 #[repr(align(64))]
 #[derive(Debug, Default)]
-struct Set([Cell<Last>; WAYS]);
+struct Set(Cell<[u64; 2 * WAYS]>);
+
+impl Set {
+    /// Whose tag is this one, as bits: that of way `w` is bit 2 × w.
+    #[inline(always)]
+    fn with_tag<S: Simd>(&self, simd: S, tag: u32) -> u64 {
+        let differences = simd.xor(simd.load(&self.0.get()), simd.splat(tag.into()));
+        simd.zeros(simd.and(differences, simd.splat(0xffff_ffff))) & 0b0101_0101
+    }
+
+    /// The words of a way, to be changed where they lie.
+    #[inline(always)]
+    fn way(&self, way: usize) -> [&Cell<u64>; 2] {
+        let words: &Cell<[u64]> = &self.0;
+        let words = words.as_slice_of_cells();
+        [&words[2 * way % (2 * WAYS)], &words[(2 * way + 1) % (2 * WAYS)]]
+    }
+
+    /// A new client's. The newer ones move up to the first free place, or onto the oldest: a client that is forgotten and comes
+    /// back, as each that gets answers does, is not to push out another.
+    #[inline(always)]
+    fn enter<S: Simd>(&self, simd: S, new: Last) {
+        let [a, b, c, d, e, f, g, h] = self.0.get();
+        let [y, z] = new.words();
+        let free = self.with_tag(simd, 0);
+        self.0.set(match free.trailing_zeros() {
+            0 => [y, z, c, d, e, f, g, h],
+            2 => [y, z, a, b, e, f, g, h],
+            4 => [y, z, a, b, c, d, g, h],
+            _ => [y, z, a, b, c, d, e, f],
+        });
+    }
+}
 
 const _: () = assert!(size_of::<Set>() == 64);
 
@@ -71,29 +122,27 @@ impl Recent {
 
     /// Nothing is known of the client any more.
     pub(super) fn forget(&self, hash: Hash) {
-        let Set(lasts) = self.set(hash);
-        lasts.iter().filter(|last| last.get().tag == tag(hash)).for_each(|last| last.set(Last::default()));
+        let set = self.set(hash);
+        let same = (0..WAYS).map(|way| set.way(way)).filter(|way| Last::of(way.map(Cell::get)).tag == tag(hash));
+        same.flatten().for_each(|word| word.set(0));
     }
 
     /// A client's segment that may be repeated. If it is what the client had sent last, and no copy that the network made:
     /// what it had sent, and when.
-    #[inline]
-    pub(super) fn see(&self, hash: Hash, sighting: &Sighting, now: Time) -> Option<Track> {
-        let Set(lasts) = self.set(hash);
+    #[inline(always)]
+    pub(super) fn see<S: Simd>(&self, simd: S, hash: Hash, sighting: &Sighting, now: Time) -> Option<Track> {
+        let set = self.set(hash);
         let Sighting { seq, end, ack, echo, .. } = *sighting;
         let at = (now.as_millis() / u64::from(TICK_MS)) as u16;
         let heard = ack ^ echo.wrapping_mul(0x9e37_79b1);
-        let tag = tag(hash);
-        let new = Last { tag, heard, seq, len: end.wrapping_sub(seq) as u16, at };
-        let Some(place) = lasts.iter().find(|last| last.get().tag == tag) else {
-            // The newer ones move up to the first free place, or onto the oldest: a client that is forgotten and comes back, as
-            // each that gets answers does, is not to push out another.
-            let free = lasts.iter().position(|last| last.get().tag == 0).unwrap_or(WAYS - 1);
-            (1..=free).rev().for_each(|way| lasts[way].set(lasts[way - 1].get()));
-            lasts[0].set(new);
+        let new = Last { tag: tag(hash), heard, seq, len: end.wrapping_sub(seq) as u16, at };
+        let same = set.with_tag(simd, new.tag);
+        if same == 0 {
+            set.enter(simd, new);
             return None;
-        };
-        let last = place.get();
+        }
+        let place = set.way(same.trailing_zeros() as usize / 2);
+        let last = Last::of(place.map(Cell::get));
         let last_end = last.seq.wrapping_add(last.len.into());
         let gap = u32::from(at.wrapping_sub(last.at)) * TICK_MS;
         // The longest gap is a tick less, as this one may be told a tick too short; and one more below.
@@ -111,7 +160,8 @@ impl Recent {
             return (gap >= GAP_MIN_MS + TICK_MS).then_some(track);
         }
         // Progress: it begins anew. The end of all that was sent stays where it was, if this is a part of it.
-        place.set(if again { Last { len: last_end.wrapping_sub(seq) as u16, ..new } } else { new });
+        let new = if again { Last { len: last_end.wrapping_sub(seq) as u16, ..new } } else { new };
+        place.iter().zip(new.words()).for_each(|(place, word)| place.set(word));
         None
     }
 }

@@ -8,10 +8,10 @@ use super::hash::Hash;
 use super::headers::{Headers, Look, SLOTS};
 use super::memory::{Region, TableError, prefetch};
 use super::record::{ANSWERS, Answer, AnswerWords, Header, Record, Remembered, Stage};
-use super::short_tags::ShortTags;
+use super::short_tags::{self, ShortTags};
 use super::tuple::{MAX_VIPS, Tuple};
 use crate::config::checked::HugePages;
-use crate::simd::Simd;
+use crate::simd::{LANES, Simd};
 use crate::sync::{AtomicU64, Ordering, fence, store_and_fence};
 use crate::time::Time;
 use sightings::{Sighting, Sightings};
@@ -200,17 +200,23 @@ impl Handshakes {
         Remembered::Crowded
     }
 
-    /// Asks the CPU for the lines that [`may_have`](Handshakes::may_have) reads, for eight hashes.
+    /// Asks the CPU for what [`tags`](Handshakes::tags) reads.
     #[inline(always)]
     pub fn prefetch_tags<S: Simd>(&self, simd: S, hashes: S::Lanes) {
         self.short_tags.prefetch_group(simd, hashes);
     }
 
-    /// Whether a tuple with this hash may have records: a word of a table that mostly lies in a cache is read, and it is wrong once
-    /// in 30 times where the tuple has none.
+    /// For each of eight hashes a word of a table that mostly lies in a cache.
     #[inline(always)]
-    pub fn may_have(&self, hash: Hash) -> bool {
-        self.short_tags.may_have(hash)
+    pub fn tags<S: Simd>(&self, simd: S, hashes: S::Lanes, tags: &mut [u64; LANES]) {
+        self.short_tags.words(simd, hashes, tags);
+    }
+
+    /// Of eight hashes, and the [words](Handshakes::tags) that belong to them, which tuples may have records, as bits. Wrong once in
+    /// 30 times where a tuple has none.
+    #[inline(always)]
+    pub fn may_have<S: Simd>(simd: S, hashes: S::Lanes, tags: S::Lanes) -> u64 {
+        short_tags::may_have(simd, hashes, tags)
     }
 
     /// The same by one line of the table itself, wrong once in 500 times.

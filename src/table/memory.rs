@@ -56,12 +56,18 @@ pub(crate) fn prefetch_at<T>(target: *const T) {
     let _ = target;
 }
 
-/// The same for the elements that the lower halves of eight hashes lead to ([`Hash::spread_low`](super::Hash::spread_low)).
+/// The numbers that the lower halves of eight hashes lead to, below a `count` of at most 2³² ([`Hash::spread_low`](super::Hash::spread_low)).
+#[inline(always)]
+pub(crate) fn spread_low<S: Simd>(simd: S, hashes: S::Lanes, count: usize) -> [u64; LANES] {
+    let mut numbers = [0; LANES];
+    simd.store(simd.shr::<32>(simd.mul_low_halves(hashes, simd.splat(count as u64))), &mut numbers);
+    numbers
+}
+
+/// [`prefetch`] of the elements that the lower halves of eight hashes lead to.
 #[inline(always)]
 pub(crate) fn prefetch_by_low<S: Simd, T>(elements: &[T], simd: S, hashes: S::Lanes) {
-    let mut indices = [0; LANES];
-    simd.store(simd.shr::<32>(simd.mul_low_halves(hashes, simd.splat(elements.len() as u64))), &mut indices);
-    for index in indices {
+    for index in spread_low(simd, hashes, elements.len()) {
         prefetch_at(elements.as_ptr().wrapping_add(index as usize));
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! The worker's way: [`Established::hash_group`] for each eight tuples of a burst, [`Established::prefetch`] for each of them, and,
 //! some groups behind, [`Established::look`], [`Established::judge`] and, for few, [`Established::look_again`]; then for those without an
-//! entry [`Handshakes::may_have`], and where it may, or the entry says [`Entry::syn_seen`], [`Handshakes::find`]; for SYNs
+//! entry [`Handshakes::tags`] and [`Handshakes::may_have`], and where it may, or the entry says [`Entry::syn_seen`], [`Handshakes::find`]; for SYNs
 //! [`Handshakes::foresee`] some frames ahead of [`Handshakes::remember_foreseen`].
 //!
 //! Memory is ordered by what is published last: a slot's word, a record's header. Each of the modules `entry` and
@@ -43,6 +43,6 @@ pub use handshakes::{Handshakes, Outlook, RECORDS_PER_TUPLE};
 pub use hash::{Hash, Hasher};
 pub use look::Entries;
 pub use memory::TableError;
-pub(crate) use memory::{prefetch, prefetch_at, prefetch_by_low};
+pub(crate) use memory::{prefetch, prefetch_at, prefetch_by_low, spread_low};
 pub use record::{ANSWERS, Answer, LIFETIME, Record, Remembered, Stage};
 pub use tuple::{Tuple, Tuples, VipIndex};

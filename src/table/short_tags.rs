@@ -3,49 +3,33 @@
 
 use super::hash::Hash;
 use super::headers::SLOTS;
-use super::memory::{Region, TableError, prefetch, prefetch_by_low};
+use super::memory::{Region, TableError, prefetch, prefetch_by_low, spread_low};
 use crate::config::checked::HugePages;
-use crate::simd::Simd;
-use crate::sync::{AtomicU8, Ordering};
+use crate::simd::{LANES, Simd};
+use crate::sync::{AtomicU8, Ordering, load_bytes};
 
 /// A bucket's, by its slots. Written one by one, by who has the slot's header; read as one word.
-#[repr(C, align(8))]
+#[repr(align(8))]
 #[derive(Default)]
 struct Bucket([AtomicU8; SLOTS]);
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Bucket>() == 8);
 
-impl Bucket {
-    /// All of them, the first the lowest.
-    #[inline(always)]
-    fn word(&self) -> u64 {
-        #[cfg(all(target_arch = "x86_64", not(loom)))]
-        #[allow(unsafe_code)]
-        {
-            let word;
-            // SAFETY: reads these eight bytes, which are aligned to as many, and nothing else. In assembly, since to the
-            // compiler it is a race to read as one what others write byte by byte.
-            unsafe {
-                std::arch::asm!(
-                    "mov {word}, qword ptr [{bytes}]",
-                    bytes = in(reg) self,
-                    word = out(reg) word,
-                    options(nostack, preserves_flags, readonly),
-                );
-            }
-            word
-        }
-        // Relaxed: who answers a SYN that we have remembered does so long after.
-        #[cfg(not(all(target_arch = "x86_64", not(loom))))]
-        u64::from_le_bytes(std::array::from_fn(|slot| self.0[slot].load(Ordering::Relaxed)))
-    }
-}
-
 /// A byte of a hash, of bits that its tag has as well. Not zero, as the byte of a slot without a record is.
 #[inline(always)]
 fn short_tag(hash: Hash) -> u8 {
     ((hash.bits() >> 40) as u8).max(1)
+}
+
+/// Of eight hashes, and the [words](ShortTags::words) that belong to them, which tuples may have records, as bits. Wrong once in 30
+/// times where one has none.
+#[inline(always)]
+pub(super) fn may_have<S: Simd>(simd: S, hashes: S::Lanes, words: S::Lanes) -> u64 {
+    let byte = simd.and(simd.shr::<40>(hashes), simd.splat(0xff));
+    // One where it is zero, as above.
+    let tag = simd.add(byte, simd.shr::<63>(simd.sub(byte, simd.splat(1))));
+    !simd.zeros(simd.bytes_equal::<8>(tag, words)) & 0xff
 }
 
 /// See the module.
@@ -74,13 +58,14 @@ impl ShortTags {
         prefetch_by_low(&self.0, simd, hashes);
     }
 
-    /// Whether a tuple with this hash may have records. Wrong once in 30 times where it has none.
+    /// The tags that tuples of eight hashes would be among, as one word each.
     #[inline(always)]
-    pub fn may_have(&self, hash: Hash) -> bool {
-        const ONES: u64 = u64::MAX / 0xff;
-        let differences = self.home(hash).word() ^ (ONES * u64::from(short_tag(hash)));
-        // A byte is zero, or a higher one than that (Mycroft).
-        differences.wrapping_sub(ONES) & !differences & ONES << 7 != 0
+    pub fn words<S: Simd>(&self, simd: S, hashes: S::Lanes, words: &mut [u64; LANES]) {
+        let numbers = spread_low(simd, hashes, self.0.len());
+        for (word, number) in words.iter_mut().zip(numbers) {
+            // Relaxed: who answers a SYN that we have remembered does so long after.
+            *word = load_bytes(&self.0[number as usize].0);
+        }
     }
 
     /// A slot's record is now of a tuple of this hash. For who has its header busy.

@@ -2,6 +2,7 @@
 //! needs is on its way while the others are worked on.
 
 use super::Member;
+use super::unfound::{self, Unfound};
 use crate::bits::{all, bits};
 use crate::classify::common::{self, Segments};
 use crate::classify::{self, Class, Facts};
@@ -48,6 +49,7 @@ pub(super) struct Stages {
     pub stale: u64,
     /// Plain segments that were not found, and change nothing that is known of a connection.
     pub missed: u64,
+    unfound: Unfound,
 }
 
 impl Stages {
@@ -69,6 +71,7 @@ impl Stages {
             passing: 0,
             stale: 0,
             missed: 0,
+            unfound: Unfound::default(),
         }
     }
 }
@@ -230,16 +233,12 @@ impl Stages {
     fn judge<S: Simd, B: Buffer, const FROM_WIRE: bool>(&mut self, simd: S, given: &Given<'_, B>, first: usize) {
         let Given { member, recent, .. } = given;
         member.established.judge(simd, &self.tuples, first, &self.hashes, &self.entries, &mut self.found);
-        let missed = (self.common.plain & !self.found.found) >> first & 0xff;
+        let missed = (self.common.plain & !self.found.found & !self.found.again()) >> first & 0xff;
         if FROM_WIRE
             && missed != 0
-            && let Some(hashes) = self.hashes[first..].first_chunk::<LANES>()
+            && let Some(hashes) = self.hashes[first..].first_chunk()
         {
-            // Of all eight, those that were found with zero for a hash: which ones they are is nothing that a CPU could predict.
-            let hashes = simd.keep(simd.load(&hashes.map(Hash::bits)), missed);
-            member.handshakes.prefetch_tags(simd, hashes);
-            member.suspicions.prefetch(simd, hashes);
-            recent.prefetch(simd, simd.keep(hashes, self.common.may_be_repeated >> first & 0xff));
+            unfound::prefetch(simd, (member, recent), hashes, (missed, self.common.may_be_repeated >> first));
         }
     }
 
@@ -280,6 +279,12 @@ impl Stages {
     #[inline(always)]
     pub fn may_be_repeated(&self) -> u64 {
         self.missed & self.common.may_be_repeated
+    }
+
+    /// Those missed that [may be known](Unfound::may_be_known).
+    #[inline(always)]
+    pub fn may_be_known<S: Simd>(&mut self, simd: S, member: &Member) -> u64 {
+        self.unfound.may_be_known(simd, member, &self.hashes, self.missed)
     }
 
     /// Classifies a frame that is not common; whether it has a tuple.
