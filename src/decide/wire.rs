@@ -41,8 +41,8 @@ impl Decider<'_> {
         }
     }
 
-    /// Whether a tuple of this hash most likely has records of handshakes, or its client may be watched: wrong for one in five
-    /// hundred of which that is not so.
+    /// Whether a tuple of this hash has records of handshakes, or its client is watched. Where neither is so it says yes once in
+    /// five hundred times.
     #[inline(always)]
     pub fn is_known<S: Simd>(&self, simd: S, hash: Hash) -> bool {
         self.member.handshakes.most_likely_has(simd, hash) | self.member.suspicions.may_watch(hash)

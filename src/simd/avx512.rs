@@ -18,8 +18,8 @@ use super::{LANES, Line, RoundKeys, Simd};
 pub struct Avx512(());
 
 impl Avx512 {
-    /// The token, where the CPU has it; and AES in such registers, so all but the first CPUs with AVX-512 (which are slower with it
-    /// than without it, as their clocks go down).
+    /// The token, where the CPU has it, and AES in such registers: CPUs with AVX-512 and without that, those before Ice Lake, do by
+    /// AVX2.
     pub fn detect() -> Option<Avx512> {
         use std::is_x86_feature_detected as has;
         let v4 = has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
@@ -98,7 +98,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn compress(self, a: __m512i, lanes: u64, words: &mut [u64; LANES]) {
-        // In a register: to memory it takes some CPUs (Zen 4) more than a hundred cycles.
+        // By a register, 1.4 ns on Zen 4, where the instruction that writes to memory takes 16.
         self.store(only_with_a_token!(_mm512_maskz_compress_epi64(lanes as u8, a)), words);
     }
 

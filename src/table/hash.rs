@@ -7,7 +7,8 @@
 //! promise, nor a CRC.
 //!
 //! - **AES**: a tuple's 9 bytes and zeros are one block, and the hash is half of what it is encrypted to. The whole cipher,
-//!   ten rounds, of which a CPU with AVX-512 does each on four blocks by one instruction: a third of SipHash's instructions.
+//!   ten rounds, of which a CPU with AVX-512 does each on four blocks by one instruction: half of SipHash's time or less
+//!   (`benches/hash.rs`).
 //! - **SipHash** with one compression and three finalisation rounds is the one that Rust's and Python's own hash maps rely on
 //!   against the same attack. Two compressions and the finalisation: five rounds of adds, rotates and XORs, the same on
 //!   every machine. The simulator takes it, so that a seed is the same run everywhere.

@@ -14,7 +14,7 @@ use crate::table::{Handshakes, Hash};
 /// A group is stored as a whole, also behind the last.
 const ROOM: usize = BURST + LANES;
 
-/// What is written down meanwhile.
+/// What is written down meanwhile: kept, so that it need not be cleared for each burst.
 pub(super) struct Unfound {
     /// Those gathered.
     hashes: [Hash; ROOM],
@@ -60,6 +60,7 @@ impl Unfound {
                 member.suspicions.tags(simd, hashes, of_clients);
             }
         }
+        // Only now: words that have just been stored one by one cannot be loaded as eight yet.
         let mut set = 0;
         for first in (0..count).step_by(LANES) {
             let hashes = self.group(simd, first);
