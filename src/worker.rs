@@ -98,6 +98,9 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
     catching_up: u32,
     /// Turns, at most, in which it has waited through any pause.
     behind: u32,
+    /// Bursts that the host is owed, having waited through as many turns: two of its bursts a turn, until it has no more. Else what
+    /// it answered meanwhile would stand before all that it says later, for as long as the wire is busy, and fill its queue.
+    owed: u32,
     /// After a pause, the control thread's look by which the roles are up to date again.
     awaited: Option<u32>,
 }
@@ -121,6 +124,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
             last_turn: None,
             catching_up: 0,
             behind: 0,
+            owed: 0,
             awaited: None,
         }
     }
@@ -171,25 +175,38 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         if self.behind > 0 {
             return frames + self.send_heartbeats();
         }
+        frames += self.hear_host(&mut now, &clock);
+        if self.owed > 0 {
+            self.owed -= 1;
+            frames += self.hear_host(&mut now, &clock);
+        }
+        frames + self.release_kept(now) + self.send_heartbeats() + self.reset_orphans(now)
+    }
+
+    /// A burst from the host, of a turn that began at `now`; before it what has come from the wire meanwhile, if that took long.
+    fn hear_host(&mut self, now: &mut Time, clock: impl Fn() -> Time) -> usize {
+        let mut frames = 0;
         let mut burst = Burst::new();
         self.host.receive(&mut burst);
         self.counters.host_rx.add(burst.len() as u64);
+        if !burst.is_full() {
+            self.owed = 0;
+        }
         if !burst.is_empty() {
-            let away = clock().since(now);
+            let away = clock().since(*now);
             self.was_away(away);
             while self.behind > 0 {
                 frames += self.hear_wire(clock());
             }
             if away >= PAUSE {
-                now = clock();
-                self.last_turn = Some(now);
+                *now = clock();
+                self.last_turn = Some(*now);
             }
         }
         if self.awaited.is_some_and(|look| self.member.shared.looks.ended(look)) {
             self.awaited = None;
         }
-        frames += self.forward(&mut burst, Direction::FromHost, now);
-        frames + self.release_kept(now) + self.send_heartbeats() + self.reset_orphans(now)
+        frames + self.forward(&mut burst, Direction::FromHost, *now)
     }
 
     /// A burst from the wire.
@@ -201,6 +218,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         let frames = self.forward(&mut burst, Direction::FromWire, now);
         if self.behind > 0 {
             self.awaited = Some(self.member.shared.looks.next());
+            self.owed = (self.owed + 1).min(BACKLOG);
         }
         let left = |turns: u32| if more { turns.saturating_sub(1) } else { 0 };
         (self.catching_up, self.behind) = (left(self.catching_up), left(self.behind));

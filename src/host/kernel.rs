@@ -9,7 +9,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use super::ethtool::Ethtool;
 use super::guard::Guard;
 use super::journal::Entry;
-use super::plan::{Change, HostPlan, TapPlan};
+use super::plan::{Change, HostPlan, TAP_QUEUE_LEN, TapPlan};
 use super::route::{Interface, Rtnetlink};
 use super::{Error, sysctl, tap};
 
@@ -172,6 +172,9 @@ impl Kernel {
         }
         attributes.extend(plan.mac.filter(|mac| *mac != tap.mac).map(|mac| LinkAttribute::Address(mac.0.to_vec())));
         attributes.extend(plan.mtu.filter(|mtu| *mtu != tap.mtu).map(LinkAttribute::Mtu));
+        if tap.queue_len < TAP_QUEUE_LEN {
+            attributes.push(LinkAttribute::TxQueueLen(TAP_QUEUE_LEN));
+        }
         if attributes.is_empty() && tap.up {
             return Ok(missing);
         }

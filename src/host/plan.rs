@@ -27,6 +27,12 @@ pub const fn table(vip: Ipv4Addr) -> u32 {
     vip.to_bits()
 }
 
+/// Frames that each queue of the TAP holds at least. A worker that was off its core reads all that the wire's ring has kept, up to
+/// 4,096 frames, before it listens to the host again (`was_away` in src/worker.rs). Where those are SYNs the host answers each of them
+/// meanwhile, and beyond its queue the kernel drops what it sends (`tun_net_xmit` in drivers/net/tun.c), answers to clients that it has
+/// among them. So: as many again as that. Of the usual 1,000 a flood of 25,000 SYNs a second lost a third.
+pub(super) const TAP_QUEUE_LEN: u32 = 8192;
+
 /// Offloads of the wire's interface that hand over frames other than they were on the wire: several merged into one.
 const MERGING: [&str; 3] = ["rx-gro", "rx-lro", "rx-gro-hw"];
 

@@ -30,6 +30,8 @@ pub struct Interface {
     pub mac: Mac,
     /// The largest IP packet it carries, in bytes.
     pub mtu: u32,
+    /// Frames that its queue holds; of a TAP, each of its queues.
+    pub queue_len: u32,
     /// Whether it was set up (`IFF_UP`).
     pub up: bool,
     /// Whether it has a carrier (`IFF_LOWER_UP`): for a TAP, whether a process holds it open.
@@ -202,6 +204,7 @@ fn facts(link: &LinkMessage) -> Interface {
         index: link.header.index,
         mac: Mac::default(),
         mtu: 0,
+        queue_len: 0,
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
         promiscuous: flags.contains(LinkFlags::Promisc),
@@ -212,6 +215,7 @@ fn facts(link: &LinkMessage) -> Interface {
         match attribute {
             LinkAttribute::Address(bytes) => interface.mac = Mac(<[u8; 6]>::try_from(&bytes[..]).unwrap_or_default()),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::TxQueueLen(frames) => interface.queue_len = *frames,
             LinkAttribute::IfAlias(alias) => interface.alias.clone_from(alias),
             LinkAttribute::LinkInfo(info) => interface.tun = info.contains(&LinkInfo::Kind(InfoKind::Tun)),
             _ => {}

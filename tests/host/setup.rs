@@ -108,6 +108,7 @@ fn what_is_set_is_what_the_manual_says() {
         let tap = interface("vip0").unwrap().unwrap();
         let wire = interface("w0").unwrap().unwrap();
         assert_eq!((tap.mac, tap.mtu, tap.up, tap.carrier), (wire.mac, 1400, true, false));
+        assert_eq!(tap.queue_len, 8192);
         let details = sh("ip -d link show vip0");
         assert!(
             details.contains("tun type tap pi off vnet_hdr on multi_queue") && details.contains("persist on"),
@@ -217,12 +218,15 @@ fn what_others_remove_is_set_again() {
             ("ip address flush dev vip0", 3),
             ("sysctl -qw net.ipv4.conf.w0.arp_ignore=0", 1),
             ("ip link set vip0 mtu 1280 address 02:00:00:00:00:01", 1),
+            ("ip link set vip0 txqueuelen 1000", 1),
         ] {
             sh(damage);
             let repaired = host.ensure().unwrap();
             assert_eq!(repaired.len(), parts, "after {damage}: {repaired:?}");
             assert_eq!(without_counters(&state()), without_counters(&raised), "after {damage}");
         }
+        sh("ip link set vip0 txqueuelen 20000");
+        assert_eq!(host.ensure().unwrap(), [""; 0], "a longer queue is somebody's wish");
         host.undo().unwrap();
         assert_eq!(without_counters(&state()), without_counters(&before));
     });
