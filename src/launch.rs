@@ -24,7 +24,7 @@ use crate::control::truth::Truth;
 use crate::control::{BadName, Control, Identity, Settings, socket};
 use crate::counters::Counters;
 use crate::frame::Mac;
-use crate::host::{self, HostKernel, HostPlan, HostSide};
+use crate::host::{self, HostKernel, HostPlan, HostSide, TapLosses};
 use crate::idle::{Idle, Pause};
 use crate::kept::{self, Kept};
 use crate::metrics;
@@ -176,6 +176,8 @@ fn run_with(
     let bell = adaptive.then(Bell::new).transpose().map_err(system("making a bell for the workers"))?;
     let workers: Vec<_> = config.dataplane.workers.iter().map(|_| Arc::new(Counters::default())).collect();
     let mut losses = runtime.losses()?;
+    let tap_losses = config.dataplane.host.device.tap().map(|tap| TapLosses::of(tap.name)).transpose();
+    let mut tap_losses = tap_losses.map_err(system("reading what the TAP has lost"))?;
     let shell = Shell {
         control: Control::new(Settings::from_config(config, own_mac)?, identity(&config.control_socket)?, clock.now()),
         config: config.clone(),
@@ -191,7 +193,8 @@ fn run_with(
         inlets: Inlets { asks: asked, commands: commanded, measured },
         kernel,
         truth,
-        lost: Box::new(move || losses.read()),
+        lost_by_wire: Box::new(move || losses.read()),
+        lost_by_host: Box::new(move || tap_losses.as_mut().map_or(0, TapLosses::read)),
         bell: bell.clone(),
         reload,
     };

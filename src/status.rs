@@ -42,6 +42,9 @@ pub struct Status {
     pub heartbeats: Heartbeats,
     /// Frames, by port and direction.
     pub frames: Frames,
+    /// Frames that no worker ever had.
+    #[serde(default)]
+    pub lost: Lost,
     /// Clients that a dead member may have left alone.
     #[serde(default)]
     pub orphans: Orphans,
@@ -207,6 +210,23 @@ pub struct Frames {
     pub host_tx: u64,
 }
 
+/// Frames that were lost before a worker could have them, as its queue was full: neither received nor dropped. As far as the device
+/// or the kernel counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// From the wire: at a NIC's ring, or a packet socket's.
+    pub wire: u64,
+    /// From the host: at the TAP's queue. None where the host port is another device.
+    pub host: u64,
+}
+
+impl Lost {
+    /// By port, with the name it has in JSON and metrics.
+    pub fn ports(&self) -> [(&'static str, u64); 2] {
+        [("wire", self.wire), ("host", self.host)]
+    }
+}
+
 /// A MAC as text.
 mod mac_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -242,6 +262,7 @@ impl fmt::Display for Status {
         table(f, ["WORKER", "POLLS", "EMPTY"], self.workers.iter().map(worker_row))?;
         let Frames { wire_rx, wire_tx, host_rx, host_tx } = self.frames;
         writeln!(f, "\nframes      wire {wire_rx} in, {wire_tx} out; host {host_rx} in, {host_tx} out")?;
+        writeln!(f, "lost        {}", counts(self.lost.ports()))?;
         writeln!(f, "heartbeats  {}", counts(self.heartbeats.results()))?;
         if self.orphans != Orphans::default() {
             let open = [("open", self.orphans.open)];
@@ -355,6 +376,8 @@ pub(crate) mod tests {
         let mut written = serde_json::to_value(&status).unwrap();
         // The keys beyond the example.
         assert_eq!(written.as_object_mut().unwrap().remove("warnings"), Some(serde_json::json!([])));
+        let lost = written.as_object_mut().unwrap().remove("lost");
+        assert_eq!(lost, Some(serde_json::json!({"wire": 0, "host": 0})));
         let orphans = written.as_object_mut().unwrap().remove("orphans").unwrap();
         let mut names: Vec<_> = Orphans::default().results().map(|(name, _)| name).into();
         names.push("open");
@@ -386,6 +409,7 @@ pub(crate) mod tests {
         status.warnings.push("the configuration of s2 differs".into());
         status.drops.insert("no_connection".into(), 3);
         status.heartbeats.accepted = 7;
+        status.lost.host = 9;
         status.orphans = Orphans { suspected: 4, reset: 3, ..Orphans::default() };
         status.workers[0] = Worker { core: 1, polls: 1000, empty_polls: 991 };
         let expected = "\
@@ -402,6 +426,7 @@ WORKER  POLLS  EMPTY
 core 1  1000   99.1 %
 
 frames      wire 0 in, 0 out; host 0 in, 0 out
+lost        host 9
 heartbeats  accepted 7
 orphans     suspected 4, reset 3
 drops       no_connection 3

@@ -89,7 +89,9 @@ pub struct Shell<K: Kernel> {
     /// The table's truth, rebuilt.
     pub truth: Truth,
     /// How many frames the wire's queues have had no room for.
-    pub lost: Box<dyn FnMut() -> u64 + Send>,
+    pub lost_by_wire: Box<dyn FnMut() -> u64 + Send>,
+    /// How many frames of the host the TAP's queues have had no room for.
+    pub lost_by_host: Box<dyn FnMut() -> u64 + Send>,
     /// Wakes the workers for a heartbeat, where they may be waiting.
     pub bell: Option<Bell>,
     /// Called on [`Command::Reload`]: whether there is a right configuration to start anew with. Says itself if not.

@@ -6,7 +6,7 @@ use super::truth::Kernel;
 use super::{ClusterView, PeerState};
 use crate::counters;
 use crate::metrics::{Histogram, Snapshot};
-use crate::status::{self, Connections, Frames, Heartbeats, Peer, Status, Vip, Worker};
+use crate::status::{self, Connections, Frames, Heartbeats, Lost, Peer, Status, Vip, Worker};
 use crate::table::tuple::MAX_VIPS;
 use crate::table::{Cursor, VipIndex};
 use crate::time::Time;
@@ -17,7 +17,8 @@ use crate::worker::Member;
 const PAGE_SLOTS: usize = CHUNK;
 
 /// All that status and metrics tell.
-pub(super) fn snapshot<K: Kernel>(running: &Running<K>) -> Snapshot {
+pub(super) fn snapshot<K: Kernel>(running: &mut Running<K>) -> Snapshot {
+    let lost = Lost { wire: (running.shell.lost_by_wire)(), host: (running.shell.lost_by_host)() };
     let shell = &running.shell;
     let now = shell.clock.now();
     let view = shell.control.view(now);
@@ -42,6 +43,7 @@ pub(super) fn snapshot<K: Kernel>(running: &Running<K>) -> Snapshot {
             host_rx: sum(|c| &c.host_rx),
             host_tx: sum(|c| &c.host_tx),
         },
+        lost,
         orphans: status::Orphans {
             open: view.orphans.open,
             suspected: sum(|c| &c.suspected),

@@ -11,6 +11,7 @@ mod ethtool;
 mod guard;
 mod journal;
 mod kernel;
+mod losses;
 mod netlink;
 mod plan;
 mod route;
@@ -26,6 +27,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 pub use destroyed::{Destroyed, Ending};
+pub use losses::TapLosses;
 pub use plan::{HostPlan, RULE_PRIORITY, TapPlan, VipPlan, WirePlan, table};
 pub use route::Interface;
 pub use scheduling::urgent;

@@ -32,6 +32,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Frames that its queue holds; of a TAP, each of its queues.
     pub queue_len: u32,
+    /// Frames that it has dropped instead of sending them; of a TAP, those that its queues had no room for, or nobody to read them.
+    pub dropped: u64,
     /// Whether it was set up (`IFF_UP`).
     pub up: bool,
     /// Whether it has a carrier (`IFF_LOWER_UP`): for a TAP, whether a process holds it open.
@@ -205,6 +207,7 @@ fn facts(link: &LinkMessage) -> Interface {
         mac: Mac::default(),
         mtu: 0,
         queue_len: 0,
+        dropped: 0,
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
         promiscuous: flags.contains(LinkFlags::Promisc),
@@ -216,6 +219,7 @@ fn facts(link: &LinkMessage) -> Interface {
             LinkAttribute::Address(bytes) => interface.mac = Mac(<[u8; 6]>::try_from(&bytes[..]).unwrap_or_default()),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
             LinkAttribute::TxQueueLen(frames) => interface.queue_len = *frames,
+            LinkAttribute::Stats64(stats) => interface.dropped = stats.tx_dropped,
             LinkAttribute::IfAlias(alias) => interface.alias.clone_from(alias),
             LinkAttribute::LinkInfo(info) => interface.tun = info.contains(&LinkInfo::Kind(InfoKind::Tun)),
             _ => {}

@@ -54,6 +54,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         ("host", "tx", status.frames.host_tx),
     ];
     let frames = frames.map(|(port, direction, count)| counter(&[("port", port), ("direction", direction)], count));
+    let lost = status.lost.ports().map(|(port, count)| counter(&[("port", port)], count));
     let drops = status.drops.iter().map(|(reason, count)| counter(&[("reason", reason)], *count));
     let connections = status.vips.iter().flat_map(|vip| {
         let address = vip.address.to_string();
@@ -75,6 +76,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     use MetricType::{COUNTER, GAUGE, HISTOGRAM};
     vec![
         family("baton_frames_total", "Frames by port and direction.", COUNTER, frames),
+        family("baton_lost_frames_total", "Frames lost before a worker could have them, by port.", COUNTER, lost),
         family("baton_drops_total", "Frames dropped, by reason.", COUNTER, drops),
         family("baton_connections", "Connections in the table.", GAUGE, connections),
         family("baton_role", "1 where this member is active for the virtual IP, else 0.", GAUGE, roles),
@@ -153,6 +155,7 @@ pub(crate) mod tests {
         let mut status: Status = serde_json::from_str(crate::status::tests::EXAMPLE).unwrap();
         status.drops = [("no_connection".into(), 3), ("syn_passive".into(), 0)].into();
         status.frames.wire_rx = 5;
+        status.lost.host = 6;
         status.heartbeats.wrong_key = 2;
         Snapshot {
             status,
@@ -171,6 +174,8 @@ pub(crate) mod tests {
             r#"baton_frames_total{port="wire",direction="tx"} 0"#,
             r#"baton_frames_total{port="host",direction="rx"} 0"#,
             r#"baton_frames_total{port="host",direction="tx"} 0"#,
+            r#"baton_lost_frames_total{port="wire"} 0"#,
+            r#"baton_lost_frames_total{port="host"} 6"#,
             r#"baton_drops_total{reason="no_connection"} 3"#,
             r#"baton_drops_total{reason="syn_passive"} 0"#,
             r#"baton_connections{vip="10.0.0.100",state="pending"} 0"#,

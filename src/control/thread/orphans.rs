@@ -57,7 +57,7 @@ impl<K: Kernel> Running<K> {
         self.orphans.next_look = now + LOSSES_EVERY;
         let workers = self.shell.workers.iter();
         let unread: u64 = workers.map(|worker| worker.counters.dropped(DropReason::InboxFull)).sum();
-        let lost = (self.shell.lost)() + unread;
+        let lost = (self.shell.lost_by_wire)() + unread;
         if lost != std::mem::replace(&mut self.orphans.lost, lost) {
             self.step(Event::FramesLost, now);
         }
