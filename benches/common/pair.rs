@@ -14,12 +14,20 @@ use super::member::{Bench, Kind, Traffic};
 use super::short::{self, COHORT, Frames};
 use super::{CpuTime, Random};
 
-/// Pins the calling thread to one of two cores. Which there are is asked once: a pinned thread's children see one alone.
-pub fn pin(core: usize) {
+/// Which cores there are, asked once: a pinned thread's children see one alone.
+fn cores() -> &'static [CoreId] {
     static CORES: OnceLock<Vec<CoreId>> = OnceLock::new();
-    let cores = CORES.get_or_init(|| core_affinity::get_core_ids().unwrap_or_default());
-    assert!(core < cores.len(), "two workers need two cores");
-    assert!(core_affinity::set_for_current(cores[core]));
+    CORES.get_or_init(|| core_affinity::get_core_ids().unwrap_or_default())
+}
+
+/// Pins the calling thread to one of two cores.
+pub fn pin(core: usize) {
+    assert!(core_affinity::set_for_current(cores()[core]));
+}
+
+/// To be called before a second thread is: without a core it would leave the first waiting for it.
+pub fn need_two_cores() {
+    assert!(cores().len() >= 2, "two threads at the same time need two cores; this process has {}", cores().len());
 }
 
 /// Where two threads wait for each other, without sleeping: both go on within a cache miss.
@@ -39,6 +47,7 @@ impl Meeting {
 
 /// Runs `work` for two workers at the same time, the first here, the second on the other core.
 pub fn run<T: Send>(benches: [&mut Bench; 2], work: impl Fn(usize, &mut Bench, &Meeting) -> T + Sync) -> [T; 2] {
+    need_two_cores();
     let meeting = Meeting::default();
     let [first, second] = benches;
     // They would read the same clock: to one that is behind, what the other remembers is old.

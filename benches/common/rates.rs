@@ -13,7 +13,7 @@ use baton::simd::Cpu;
 use baton::table::{Answer, Cursor, Entry, Established, Handshakes, Hash, Hasher, Stage, State, Tuple, Tuples};
 use baton::time::Time;
 
-use super::pair::pin;
+use super::pair::{need_two_cores, pin};
 use super::{BATCH, CpuTime, LookUp, Random, Remember, tuple};
 
 static HASHER: LazyLock<Hasher> = LazyLock::new(|| Hasher::of_this_cpu(*b"a key for benche"));
@@ -271,6 +271,7 @@ fn beside_look_ups<T>(
     if !beside {
         return (work(), None);
     }
+    need_two_cores();
     let (started, done) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let other = scope.spawn(|| {

@@ -255,7 +255,8 @@ def _lossy(namespace: str, address: str) -> Iterator[None]:
 
 
 def _download(bed: Testbed, source: str, copy: Path) -> Process:
-    curl = ["curl", "-sS", "--fail", "--max-time", "60", "--interface", source, "-o", str(copy)]
+    # Slow enough that none has ended before segments begin to be lost.
+    curl = ["curl", "-sS", "--fail", "--max-time", "60", "--limit-rate", "2M", "--interface", source, "-o", str(copy)]
     return Process([*curl, f"http://{VIP}/file"], log=copy.with_suffix(".log"), namespace=bed.client.namespace)
 
 
@@ -290,9 +291,9 @@ def orphans_alive(context: Context) -> None:
         sink = _start_sink(owner, seconds)
         busy = long_connections(where, CLIENT_ADDRESSES[:1], context.home / "busy.log", _EACH)
         patients = _admit(where, CLIENT_ADDRESSES[1], content[:2_000_000])
+        downloads = [_download(bed, lossy, copy) for copy in copies]
+        wait_until(lambda: all(map(_begun, copies)), "all downloads to run", timeout=5)
         with _lossy(where, lossy):
-            downloads = [_download(bed, lossy, copy) for copy in copies]
-            wait_until(lambda: all(map(_begun, copies)), "all downloads to run", timeout=30)
             bed.network.block_ethertype(HEARTBEAT_ETHERTYPE, [owner.name])
             wait_until(lambda: len(bed.actives()) == 2, "two active members", timeout=5)
             time.sleep(seconds)
