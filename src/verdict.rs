@@ -109,6 +109,8 @@ named! {
     PortNotServed = "port_not_served",
     /// A SYN that found the connection table full.
     TableFull = "table_full",
+    /// A SYN beyond those whose answers the host's queue has room for: it answers faster than it can be heard.
+    HostBusy = "host_busy",
     /// A SYN whose place in the handshake table other workers were writing at that very instant.
     Crowded = "crowded",
     /// A refusal of the host, held back because another member may be about to accept.

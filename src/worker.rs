@@ -53,6 +53,10 @@ const BACKLOG: u32 = 64;
 /// Clients of other members whose last segments a worker remembers: 1 MiB.
 const RECENT: usize = 1 << 16;
 
+/// SYNs that the host is handed before it is heard again, at most: as many as the wire's ring holds, and half of what the TAP's queue
+/// holds (`TAP_QUEUE_LEN` in src/host/plan.rs). So of its answers none is lost there, nor what it says to clients that it has.
+const UNHEARD: u32 = 4096;
+
 /// As what frames leave.
 #[inline]
 fn source(facts: &Facts) -> Mac {
@@ -99,6 +103,8 @@ pub struct Worker<W: Port, H: Port<Buffer = W::Buffer>> {
     /// Bursts that the host is owed, having waited through as many turns: two of its bursts a turn, until it has no more. Else what
     /// it answered meanwhile would stand before all that it says later, for as long as the wire is busy, and fill its queue.
     owed: u32,
+    /// SYNs that the host may be handed before it is heard again.
+    room: u32,
     /// After a pause, the control thread's look by which the roles are up to date again.
     awaited: Option<u32>,
 }
@@ -123,6 +129,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
             catching_up: 0,
             behind: 0,
             owed: 0,
+            room: UNHEARD,
             awaited: None,
         }
     }
@@ -187,8 +194,11 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
         let mut burst = Burst::new();
         self.host.receive(&mut burst);
         self.counters.host_rx.add(burst.len() as u64);
-        if !burst.is_full() {
-            self.owed = 0;
+        if burst.is_full() {
+            // Half as many as were heard: the rest were data perhaps, or answers sent again, and what waits is to become less.
+            self.room = (self.room + burst.len() as u32 / 2).min(UNHEARD);
+        } else {
+            (self.owed, self.room) = (0, UNHEARD);
         }
         if !burst.is_empty() {
             let away = clock().since(*now);
@@ -364,8 +374,8 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
     /// What this burst is decided with.
     #[inline(always)]
     fn decider(&self, now: Time) -> Decider<'_> {
-        let outdated = self.awaited.is_some();
-        Decider { recent: Some(&self.recent), outdated, ..self.member.decider(self.catching_up > 0, now) }
+        let (outdated, host_busy) = (self.awaited.is_some(), self.room == 0);
+        Decider { recent: Some(&self.recent), outdated, host_busy, ..self.member.decider(self.catching_up > 0, now) }
     }
 
     /// Does what a verdict says: rewrites the frame where it lies, and puts it on its way out.
@@ -377,6 +387,7 @@ impl<W: Port, H: Port<Buffer = W::Buffer>> Worker<W, H> {
             Verdict::ToHost => ethernet::set_destination(frame, facts.own_mac),
             Verdict::Untouched => {}
             Verdict::SynToHost => {
+                self.room = self.room.saturating_sub(1);
                 ethernet::set_destination(frame, facts.own_mac);
                 tcp::blank_fast_open(frame);
             }

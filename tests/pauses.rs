@@ -107,6 +107,42 @@ fn the_host_gets_back_the_turns_that_it_has_waited() {
     assert_eq!(lab.burst(&[], &waited).to_wire.len(), BURST);
 }
 
+/// A flood that is more than the host can be heard of: SYNs whose answers would find its queue full are not handed to it, and what it has
+/// goes on.
+#[test]
+fn the_host_gets_no_more_syns_than_its_queue_has_room_for_answers() {
+    let mut lab = Lab::new(ACTIVE);
+    lab.connect(100, 5000);
+    lab.worker
+        .host
+        .arrived
+        .extend((0..4 * BURST).map(|_| MemoryBuffer::new(&host_frame(40_000, ACK, 5001, 101, b"data"))));
+    let mut port = 0;
+    let mut turn = |lab: &mut Lab, away| {
+        lab.worker.was_away(away);
+        let syns = (1..BURST).map(|_| {
+            port += 1;
+            client_frame(port, SYN, 100, 0, &[])
+        });
+        let out = lab.burst(&syns.chain([client_frame(40_000, ACK, 101, 5001, b"data")]).collect::<Vec<_>>(), &[]);
+        assert!(out.drops.iter().all(|reason| *reason == DropReason::HostBusy));
+        assert!(!out.to_host.is_empty(), "what it has goes on");
+        (out.to_host.len() - 1, out.to_wire.len())
+    };
+    // Away again each turn, so it is never heard.
+    let handed: usize = (0..100).map(|_| turn(&mut lab, PAUSE).0).sum();
+    assert_eq!(handed, 4096);
+    // Two bursts are heard, for which it may have half as many SYNs.
+    assert_eq!(lab.idle().to_wire.len(), 2 * BURST);
+    let mut few = |lab: &mut Lab| [turn(lab, PAUSE), turn(lab, PAUSE)].map(|(handed, _)| handed);
+    assert_eq!(few(&mut lab), [BURST - 1, 1]);
+    // It has nothing more to say: it has room again.
+    lab.worker.host.arrived.clear();
+    lab.idle();
+    let handed: usize = (0..65).map(|_| turn(&mut lab, Duration::ZERO).0).sum();
+    assert_eq!(handed, 65 * (BURST - 1));
+}
+
 /// The heartbeat of who has taken over may have come in the pause.
 #[test]
 fn after_a_pause_a_refusal_waits_until_the_control_thread_has_looked() {

@@ -44,7 +44,7 @@ impl Member {
     /// What decisions of a burst at `now` are made with.
     #[inline(always)]
     pub fn decider(&self, catching_up: bool, now: Time) -> Decider<'_> {
-        Decider { member: self, catching_up, outdated: false, recent: None, now }
+        Decider { member: self, catching_up, outdated: false, host_busy: false, recent: None, now }
     }
 }
 
@@ -58,6 +58,8 @@ pub struct Decider<'a> {
     /// The worker was away, and the control thread has not yet looked at what has been read since: another member may have
     /// become active, and the role does not say so.
     pub outdated: bool,
+    /// The host has been handed as many SYNs as its queue has room for answers, and has not been heard since.
+    pub host_busy: bool,
     /// What clients of nobody here have sent of late; a worker's own, so who decides elsewhere has none.
     pub recent: Option<&'a Recent>,
     /// The time of this burst.

@@ -153,6 +153,10 @@ impl Decider<'_> {
         }
         // Data on a SYN is not kept.
         let at_once = role.active && (self.is_prompt(tuple.vip, role) || segment.data_len() > 0);
+        if at_once && self.host_busy {
+            // Not remembered: the client's next copy is as good, here or where another active takes it.
+            return Verdict::Drop(DropReason::HostBusy);
+        }
         let (isn, admitted, now) = (segment.seq(), at_once && pure, self.now);
         let remembered = self.member.handshakes.remember_foreseen(simd, outlook, tuple, hash, isn, admitted, now);
         if let Some(mut entry) = entry {
