@@ -161,6 +161,7 @@ def demo(home: Path) -> int:
         killed = time.monotonic_ns()
         second.kill(wait=False)
         bed.network.cut(second.name)
+        dead = time.monotonic_ns()
         show.say(f"{second.name} killed with SIGKILL, its cable cut")
         show.play(1)
         third = bed.active()
@@ -168,7 +169,7 @@ def demo(home: Path) -> int:
         show.play(6)
         results = short.stop()
         kept = long.stop()
-    return _summary(results, kept, handed_over, killed, second.name)
+    return _summary(results, kept, handed_over, (killed, dead), second.name)
 
 
 def _between(results: Results, start: int, end: int) -> dict[str, int]:
@@ -179,12 +180,14 @@ def _ms(value: float) -> str:
     return f"{value:.1f} ms"
 
 
-def _summary(results: Results, kept: Results, handed_over: int, killed: int, victim: str) -> int:
+def _summary(results: Results, kept: Results, handed_over: int, death: tuple[int, int], victim: str) -> int:
+    killed, dead = death
     met = outage(results, killed)
 
     def lost_with_victim(connection: Connection) -> bool:
-        # Its handshake was completed before the kill, so nobody else may answer it.
-        return 0 < connection.connected <= killed
+        # Its handshake was completed before the victim was dead and cut off, long before its death can be noticed: nobody
+        # else may answer it.
+        return 0 < connection.connected <= dead
 
     lost = [c for c in results.failed() if lost_with_victim(c)]
     failed = [c for c in results.failed() if not lost_with_victim(c)]
