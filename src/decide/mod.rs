@@ -58,7 +58,7 @@ pub struct Decider<'a> {
     /// The worker was away, and the control thread has not yet looked at what has been read since: another member may have
     /// become active, and the role does not say so.
     pub outdated: bool,
-    /// The host has been handed as many SYNs as its queue has room for answers, and has not been heard since.
+    /// The host has been handed as many SYNs as its queue has room for answers: it is to be heard before it gets more.
     pub host_busy: bool,
     /// What clients of nobody here have sent of late; a worker's own, so who decides elsewhere has none.
     pub recent: Option<&'a Recent>,

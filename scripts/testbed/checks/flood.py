@@ -6,12 +6,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from ..clients.control import Client, Results
 from ..cluster import CLIENT_ADDRESSES, Testbed, testbed
 from ..judge import judge
 from ..member import VIP, Settings
-from ..shell import run, wait_until
+from ..shell import TimedOut, run, wait_until
 from ..tools import Flood, Flooder, add_distant_host, round_trip_ms
 from ..topology import Host
 from . import Check, Context
@@ -53,20 +54,25 @@ def _carried(bed: Testbed, outsider: Host, destination: str, home: Path) -> int:
     any kind on their way to a member, or from the host to it; at the very edge every other process's moment does."""
     carried = 0
     for rate in _LADDER:
-        before = _passed(bed)
+        before = bed.active().status()
         flood = Flooder(outsider, destination, home / f"ladder-{rate}.log", seconds=3, rate=rate).wait()
-        # The last ones are on their way. Where answers have piled up for longer than that, more come than go.
-        time.sleep(0.05)
-        if min(now - then for now, then in zip(_passed(bed), before, strict=True)) < flood.sent or flood.rate < 0.9 * rate:
+        if flood.rate < 0.9 * rate:
+            break
+        try:
+            # The last ones are on their way. Where answers have piled up for longer than that, more come than go.
+            passed = lambda sent=flood.sent, before=before: _all_passed(before, bed.active().status(), sent)
+            wait_until(passed, "every SYN and its answer", timeout=0.1)
+        except TimedOut:
             break
         carried = rate
     return carried // 2
 
 
-def _passed(bed: Testbed) -> tuple[int, int]:
-    """Frames that have come to the active member from the wire, and left it there."""
-    frames = bed.active().status()["frames"]
-    return frames["wire_rx"], frames["wire_tx"]
+def _all_passed(before: dict[str, Any], after: dict[str, Any], sent: int) -> bool:
+    """Whether so many frames have come from the wire and left for it meanwhile, and none was lost or held off. (The latter
+    alone would not tell of what is lost on the way, the former not of answers, which the host sends again.)"""
+    frames = (after["frames"][way] - before["frames"][way] >= sent for way in ("wire_rx", "wire_tx"))
+    return all(frames) and after["lost"] == before["lost"] and after["drops"]["host_busy"] == before["drops"]["host_busy"]
 
 
 def _under_flood(context: Context, bed: Testbed, name: str, destination: str) -> _Outcome:
